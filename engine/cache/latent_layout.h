@@ -1,0 +1,45 @@
+// Where each layer's and group's latents lie in a cache block, and at which bits.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/latent_format.h"
+
+namespace palu {
+
+// What one projection of one layer caches. Low rank: ranks per group. Dense: one group per
+// heads_per_group heads, each of heads_per_group * head_dim numbers.
+struct ProjectionSpec {
+  bool dense = true;
+  LatentFormat format = LatentFormat::kBF16;
+  int heads_per_group = 1;
+  std::vector<int> ranks;  // one per group
+  bool hadamard = false;   // dense: rotate heads at run time; low rank: fold into factors at load
+};
+
+struct LayerSpec {
+  ProjectionSpec key, value;
+};
+
+// Immutable after construction; thread-safe.
+class LatentLayout {
+ public:
+  LatentLayout(const std::vector<LayerSpec>& layers, int block_tokens);
+
+  struct Layer {
+    std::vector<LatentSegment> key, value;
+  };
+  const std::vector<Layer>& layers() const { return layers_; }
+  int block_tokens() const { return block_tokens_; }
+  int64_t block_bytes() const { return block_bytes_; }  // with scales, zeros and padding
+  double bytes_per_token() const { return static_cast<double>(block_bytes_) / block_tokens_; }
+
+ private:
+  std::vector<Layer> layers_;
+  int block_tokens_;
+  int64_t block_bytes_ = 0;
+};
+
+}  // namespace palu

@@ -1,0 +1,73 @@
+// Thread-safe front door of inference.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "config/engine_config.h"
+#include "engine/metrics.h"
+#include "engine/output_stream.h"
+#include "engine/request.h"
+#include "engine/status.h"
+#include "engine/step_batch.h"
+
+namespace palu {
+
+// What the scheduler must know of the model and the cache.
+struct EngineLimits {
+  int max_context_tokens = 0;
+  int block_tokens = 16;
+  int num_blocks = 0;
+  int vocab_size = 0;
+  std::vector<int32_t> eos_token_ids;
+};
+
+// Move-only; destroying it cancels the request. Thread-safe as OutputStream.
+class RequestHandle {
+ public:
+  explicit RequestHandle(std::shared_ptr<OutputStream> stream) : stream_(std::move(stream)) {}
+  RequestHandle(RequestHandle&&) = default;
+  RequestHandle& operator=(RequestHandle&& other) noexcept {
+    if (this != &other) {
+      if (stream_) stream_->Cancel();
+      stream_ = std::move(other.stream_);
+    }
+    return *this;
+  }
+  ~RequestHandle() {
+    if (stream_) stream_->Cancel();
+  }
+  OutputStream& stream() { return *stream_; }
+
+ private:
+  std::shared_ptr<OutputStream> stream_;
+};
+
+// Owns queue, scheduler, block allocator and the engine thread. All public methods are thread-safe.
+class Engine {
+ public:
+  // The runner must outlive the engine. Starts the engine thread.
+  Engine(const EngineOptions& options, const EngineLimits& limits, StepRunner* runner);
+  // Cancels what runs, joins the thread, proves that every block came home.
+  ~Engine();
+
+  // kInvalidArgument: can never fit (the message has the arithmetic) or bad parameters;
+  // kResourceExhausted: queue full; kUnavailable: draining or failed.
+  Result<RequestHandle> Submit(Request request);
+
+  // No new requests are taken; running ones go on.
+  void Drain();
+  bool idle() const;     // nothing queued or running
+  bool healthy() const;  // false once the runner has thrown
+
+  MetricsSnapshot metrics() const;
+  const EngineLimits& limits() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace palu

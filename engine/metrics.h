@@ -1,0 +1,62 @@
+// Counters, gauges and histograms of the engine, without any exporter's types. The names and buckets
+// of the wire are given by whoever exports a snapshot.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+namespace palu {
+
+// Cumulative counts are made by the exporter; counts[i] is of (bounds[i - 1], bounds[i]].
+struct HistogramSnapshot {
+  std::vector<double> bounds;
+  std::vector<uint64_t> counts;  // bounds.size() + 1
+  double sum = 0;
+  uint64_t count = 0;
+};
+
+// Thread-safe.
+class Histogram {
+ public:
+  explicit Histogram(std::vector<double> bounds);
+  void Observe(double value, uint64_t times = 1);
+  HistogramSnapshot Snapshot() const;
+
+ private:
+  mutable std::mutex mutex_;
+  HistogramSnapshot data_;
+};
+
+enum class StepPhase { kSchedule, kUpload, kForward, kSample, kCommit };
+inline constexpr int kNumStepPhases = 5;
+inline constexpr std::array<const char*, kNumStepPhases> kStepPhaseNames = {
+    "schedule", "upload", "forward", "sample", "commit"};
+
+struct MetricsSnapshot {
+  // Gauges.
+  int requests_running = 0;
+  int requests_waiting = 0;
+  int blocks_total = 0;
+  int blocks_used = 0;    // held by sequences
+  int blocks_cached = 0;  // held only by the prefix cache
+  // Counters.
+  uint64_t prompt_tokens = 0;
+  uint64_t generation_tokens = 0;
+  uint64_t finished_stop = 0, finished_length = 0, finished_abort = 0, finished_error = 0;
+  uint64_t preemptions = 0;
+  uint64_t prefix_queries_tokens = 0, prefix_hits_tokens = 0;
+  uint64_t cancelled_client = 0, cancelled_deadline = 0, cancelled_slow_reader = 0,
+           cancelled_shutdown = 0;
+  uint64_t rejected_queue_full = 0, rejected_too_long = 0, rejected_draining = 0,
+           rejected_invalid = 0;
+  // Histograms; seconds or tokens.
+  HistogramSnapshot time_to_first_token, inter_token_latency, time_per_output_token, e2e_latency,
+      queue_time, prefill_time, decode_time, inference_time;
+  HistogramSnapshot request_prompt_tokens, request_generation_tokens, iteration_tokens;
+  HistogramSnapshot batch_sequences, batch_tokens;
+  std::array<HistogramSnapshot, kNumStepPhases> step_phase_seconds;
+};
+
+}  // namespace palu

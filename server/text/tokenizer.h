@@ -9,6 +9,18 @@
 
 namespace palu {
 
+// Decodes one sequence token by token. Everything appended, Finish() included, is together exactly
+// what Tokenizer::Decode gives for all ids at once; what is appended is always whole UTF-8. Owned
+// and used by one thread at a time; refers to the tokenizer that made it.
+class DecodeStream {
+ public:
+  virtual ~DecodeStream() = default;
+
+  virtual void Push(int32_t id, std::string* out) = 0;
+  // No token follows: what was held back comes out, cut-off code points as U+FFFD.
+  virtual void Finish(std::string* out) = 0;
+};
+
 // Immutable after loading; thread-safe.
 class Tokenizer {
  public:
@@ -29,10 +41,21 @@ class Tokenizer {
   virtual bool is_special(int32_t id) const = 0;
   virtual int32_t TokenId(std::string_view content) const = 0;  // -1: no such token
   virtual std::string TokenName(int32_t id) const = 0;          // as in the vocabulary
+
+  // Decodes incrementally. This one follows TokenBytes, is_special and strips_leading_space.
+  virtual std::unique_ptr<DecodeStream> NewDecodeStream(bool skip_special) const;
 };
 
-// Reads tokenizer.json, else tokenizer.model (sentencepiece), of a checkpoint directory. Throws
-// LoadError naming the file, what was found and what was expected.
+// Reads tokenizer.json, else tokenizer.model (sentencepiece), of a checkpoint directory, with
+// tokenizer_config.json beside it where there is one. Throws LoadError naming the file, what was
+// found and what was expected.
 std::unique_ptr<Tokenizer> LoadTokenizer(const std::string& directory);
+
+// One of the two alone. config_path: a tokenizer_config.json; empty or missing file: none, which
+// for sentencepiece means that control symbols in the text are text.
+std::unique_ptr<Tokenizer> LoadJsonTokenizer(const std::string& path,
+                                             const std::string& config_path);
+std::unique_ptr<Tokenizer> LoadSentencePieceTokenizer(const std::string& path,
+                                                      const std::string& config_path);
 
 }  // namespace palu

@@ -7,20 +7,20 @@
 namespace palu {
 
 struct ModelOptions {
-  std::string path;             // Hugging Face checkpoint directory
-  std::string served_name;      // name on the wire; empty: last component of path
-  int max_context_tokens = 0;   // 0: the model's own limit
-  std::string chat_template;    // file; empty: the model's own
+  std::string path;            // Hugging Face checkpoint directory
+  std::string served_name;     // name on the wire; empty: last component of path
+  int max_context_tokens = 0;  // 0: the model's own limit
+  std::string chat_template;   // file; empty: the model's own
 };
 
 struct EngineOptions {
-  std::string device = "auto";     // auto | cpu | cuda:N
-  std::string cpu_isa = "auto";    // auto | portable | avx2 | avx512
-  int cpu_threads = 0;             // 0: all cores
-  int max_sequences = 64;          // running at once
-  int step_tokens = 512;           // token budget of one step
-  int max_queue_requests = 1024;   // waiting requests
-  int max_unread_tokens = 65536;   // a stream unread past this is cancelled
+  std::string device = "auto";    // auto | cpu | cuda:N
+  std::string cpu_isa = "auto";   // auto | portable | avx2 | avx512
+  int cpu_threads = 0;            // 0: all cores
+  int max_sequences = 64;         // running at once
+  int step_tokens = 512;          // token budget of one step
+  int max_queue_requests = 1024;  // waiting requests
+  int max_unread_tokens = 65536;  // a stream unread past this is cancelled
 };
 
 struct CacheOptions {
@@ -31,7 +31,7 @@ struct CacheOptions {
   // Cache format of layers that the checkpoint does not settle itself:
   // auto (bf16, or the checkpoint's) | f32 | bf16 | f16 | int8 | int4 | int3 | int2
   std::string format = "auto";
-  std::string rotation = "auto";   // auto (Hadamard when quantized) | none | hadamard
+  std::string rotation = "auto";  // auto (Hadamard when quantized) | none | hadamard
 };
 
 }  // namespace palu

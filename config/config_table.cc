@@ -1,0 +1,356 @@
+#include "config/config_table.h"
+
+#include <algorithm>
+#include <cctype>
+#include <limits>
+#include <utility>
+
+#include "config/config_value.h"
+
+namespace palu {
+namespace {
+
+constexpr int kMaxInt = std::numeric_limits<int>::max();
+
+std::string Quoted(const std::string& text) {
+  constexpr char kHex[] = "0123456789abcdef";
+  std::string out = "\"";
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      out += {'\\', c};
+    } else if (byte < 0x20 || byte == 0x7f) {
+      out += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
+    } else {
+      out += c;
+    }
+  }
+  return out + '"';
+}
+
+// field: a generic lambda from ServerConfig (const or not) to the member.
+template <typename Field>
+ConfigKey Integer(std::string name, int low, int high, Field field, std::string help) {
+  std::string expected =
+      high == kMaxInt ? "an integer of at least " + std::to_string(low)
+                      : "an integer from " + std::to_string(low) + " to " + std::to_string(high);
+  return {.name = std::move(name),
+          .type = "integer",
+          .expected = std::move(expected),
+          .help = std::move(help),
+          .set =
+              [=](std::string_view text, ServerConfig* config) {
+                const auto value = ParseInteger(text);
+                if (!value || *value < low || *value > high) return false;
+                field(*config) = static_cast<int>(*value);
+                return true;
+              },
+          .yaml = [=](const ServerConfig& config) { return std::to_string(field(config)); }};
+}
+
+template <typename Field>
+ConfigKey Bool(std::string name, Field field, std::string help) {
+  return {.name = std::move(name),
+          .type = "boolean",
+          .expected = "true or false",
+          .help = std::move(help),
+          .is_bool = true,
+          .set =
+              [=](std::string_view text, ServerConfig* config) {
+                const auto value = ParseBool(text);
+                if (value) field(*config) = *value;
+                return value.has_value();
+              },
+          .yaml = [=](const ServerConfig& config) { return field(config) ? "true" : "false"; }};
+}
+
+template <typename Field>
+ConfigKey Size(std::string name, int64_t low, Field field, std::string help) {
+  return {.name = std::move(name),
+          .type = "size",
+          .expected = "a size of at least " + FormatBytes(low) + ", such as 16MiB",
+          .help = std::move(help),
+          .set =
+              [=](std::string_view text, ServerConfig* config) {
+                const auto value = ParseBytes(text);
+                if (!value || *value < low) return false;
+                field(*config) = *value;
+                return true;
+              },
+          .yaml = [=](const ServerConfig& config) { return FormatBytes(field(config)); }};
+}
+
+template <typename Field>
+ConfigKey Duration(std::string name, std::chrono::milliseconds low, Field field, std::string help) {
+  return {.name = std::move(name),
+          .type = "duration",
+          .expected = "a duration from " + FormatDuration(low) + " to 24h, such as 30s or 500ms",
+          .help = std::move(help),
+          .set =
+              [=](std::string_view text, ServerConfig* config) {
+                const auto value = ParseDuration(text);
+                if (!value || *value < low || *value > std::chrono::hours(24)) return false;
+                field(*config) = *value;
+                return true;
+              },
+          .yaml = [=](const ServerConfig& config) { return FormatDuration(field(config)); }};
+}
+
+template <typename Field>
+ConfigKey Text(std::string name, Field field, std::string help, bool may_be_empty = true) {
+  return {.name = std::move(name),
+          .type = "text",
+          .expected = may_be_empty ? "a text" : "a text that is not empty",
+          .help = std::move(help),
+          .set =
+              [=](std::string_view text, ServerConfig* config) {
+                if (text.empty() && !may_be_empty) return false;
+                field(*config) = std::string(text);
+                return true;
+              },
+          .yaml = [=](const ServerConfig& config) { return Quoted(field(config)); }};
+}
+
+template <typename Field>
+ConfigKey Choice(std::string name, std::vector<std::string> choices, Field field,
+                 std::string help) {
+  std::string expected = "one of";
+  for (const std::string& choice : choices) {
+    expected += (choice == choices.front() ? " " : ", ") + choice;
+  }
+  return {.name = std::move(name),
+          .type = "choice",
+          .expected = std::move(expected),
+          .help = std::move(help),
+          .set =
+              [=, choices = std::move(choices)](std::string_view text, ServerConfig* config) {
+                if (std::find(choices.begin(), choices.end(), text) == choices.end()) return false;
+                field(*config) = std::string(text);
+                return true;
+              },
+          .yaml = [=](const ServerConfig& config) { return field(config); }};
+}
+
+template <typename Field>
+ConfigKey List(std::string name, Field field, std::string help) {
+  return {.name = std::move(name),
+          .type = "list",
+          .expected = "a list of texts, in the environment and in flags separated by commas",
+          .help = std::move(help),
+          .is_list = true,
+          .set =
+              [=](std::string_view text, ServerConfig* config) {
+                field(*config) = ParseList(text);
+                return true;
+              },
+          .yaml =
+              [=](const ServerConfig& config) {
+                std::string out = "[";
+                for (const std::string& item : field(config)) {
+                  out += (out.size() > 1 ? ", " : "") + Quoted(item);
+                }
+                return out + "]";
+              }};
+}
+
+ConfigKey Device() {
+  const auto is_device = [](std::string_view text) {
+    if (text == "auto" || text == "cpu" || text == "cuda") return true;
+    if (!text.starts_with("cuda:")) return false;
+    const auto index = ParseInteger(text.substr(5));
+    return index && *index >= 0 && *index < 1024;
+  };
+  return {
+      .name = "engine.device",
+      .type = "text",
+      .expected = "auto, cpu, cuda or cuda:N",
+      .help = "Where the model runs. auto: the first CUDA device if there is one, else the CPU.",
+      .set =
+          [=](std::string_view text, ServerConfig* config) {
+            if (!is_device(text)) return false;
+            config->engine.device = std::string(text);
+            return true;
+          },
+      .yaml = [](const ServerConfig& config) { return Quoted(config.engine.device); }};
+}
+
+ConfigKey CacheMemory() {
+  constexpr int64_t kLeast = 4096;
+  return {.name = "cache.memory",
+          .type = "size or fraction",
+          .expected =
+              "a size of at least 4KiB, such as 2GiB, or a fraction from 0.001 to 1.0, such as "
+              "0.3 or 30%",
+          .help =
+              "Memory of the KV cache: bytes, or a fraction of what is free once the model is "
+              "loaded.",
+          .set =
+              [](std::string_view text, ServerConfig* config) {
+                // A number with a point or a percent sign and no unit is a fraction, not bytes.
+                if (const auto fraction = ParseFraction(text);
+                    fraction && *fraction >= 0.001 &&
+                    text.find_first_of(".%") != std::string_view::npos) {
+                  config->cache.memory_bytes = 0;
+                  config->cache.memory_fraction = *fraction;
+                  return true;
+                }
+                const auto bytes = ParseBytes(text);
+                if (!bytes || *bytes < kLeast) return false;
+                config->cache.memory_bytes = *bytes;
+                return true;
+              },
+          .yaml =
+              [](const ServerConfig& config) {
+                if (config.cache.memory_bytes > 0) return FormatBytes(config.cache.memory_bytes);
+                const std::string fraction = FormatNumber(config.cache.memory_fraction);
+                return fraction == "1" ? "100%" : fraction;
+              }};
+}
+
+#define PALU_FIELD(path) \
+  [](auto& config) -> auto& { return config.path; }
+
+using std::chrono::milliseconds;
+
+std::vector<ConfigKey> ModelKeys() {
+  return {
+      Text("model.path", PALU_FIELD(model.path),
+           "Directory of the checkpoint (Hugging Face layout: config.json, *.safetensors, "
+           "tokenizer). Must be set to serve; --model for short."),
+      Text("model.served_name", PALU_FIELD(model.served_name),
+           "Name that clients use for the model. Empty: last component of model.path."),
+      Integer("model.max_context_tokens", 0, kMaxInt, PALU_FIELD(model.max_context_tokens),
+              "Longest prompt plus answer. 0: the model's own limit."),
+      Text("model.chat_template", PALU_FIELD(model.chat_template),
+           "File with the chat template. Empty: the model's own."),
+  };
+}
+
+std::vector<ConfigKey> EngineKeys() {
+  return {
+      Device(),
+      Choice("engine.cpu_isa", {"auto", "portable", "avx2", "avx512"}, PALU_FIELD(engine.cpu_isa),
+             "Instruction set of the CPU kernels. auto: the best that the machine has."),
+      Integer("engine.cpu_threads", 0, 1024, PALU_FIELD(engine.cpu_threads),
+              "Threads of the CPU kernels. 0: all cores."),
+      Integer("engine.max_sequences", 1, 65536, PALU_FIELD(engine.max_sequences),
+              "Sequences that run at once; a request with n > 1 is n sequences."),
+      Integer("engine.step_tokens", 1, 1 << 20, PALU_FIELD(engine.step_tokens),
+              "Token budget of one step: every running sequence takes one, prefill chunks share "
+              "the rest."),
+      Integer("engine.max_queue_requests", 1, kMaxInt, PALU_FIELD(engine.max_queue_requests),
+              "Requests that may wait; more are refused with 429."),
+      Integer("engine.max_unread_tokens", 1, kMaxInt, PALU_FIELD(engine.max_unread_tokens),
+              "A stream is cancelled once its client has left so many tokens unread."),
+  };
+}
+
+std::vector<ConfigKey> CacheKeys() {
+  return {
+      CacheMemory(),
+      Integer("cache.block_tokens", 1, 1024, PALU_FIELD(cache.block_tokens),
+              "Tokens per cache block."),
+      Choice("cache.format", {"auto", "f32", "bf16", "f16", "int8", "int4", "int3", "int2"},
+             PALU_FIELD(cache.format),
+             "How cached rows are stored in layers whose checkpoint does not say. auto: bf16."),
+      Choice("cache.rotation", {"auto", "none", "hadamard"}, PALU_FIELD(cache.rotation),
+             "Orthogonal rotation of cached rows, which takes the outliers out before they are "
+             "quantized. auto: hadamard where the format is an integer one."),
+  };
+}
+
+std::vector<ConfigKey> HttpKeys() {
+  return {
+      Text("http.address", PALU_FIELD(http.address), "Address to listen on.", false),
+      Integer("http.port", 0, 65535, PALU_FIELD(http.port),
+              "Port of the HTTP interface; 0: any free one. --port for short."),
+      Integer("http.threads", 1, 256, PALU_FIELD(http.threads), "Threads that serve sockets."),
+      Integer("http.text_threads", 0, 256, PALU_FIELD(http.text_threads),
+              "Threads for JSON, tokenizing and detokenizing, of gRPC too. 0: one per core, at "
+              "most 4."),
+      Integer("http.max_connections", 1, 1 << 20, PALU_FIELD(http.max_connections),
+              "Connections open at once; more are refused with 503."),
+      Size("http.max_header_bytes", 1024, PALU_FIELD(http.max_header_bytes),
+           "Largest request head."),
+      Size("http.max_body_bytes", 1024, PALU_FIELD(http.max_body_bytes),
+           "Largest request body; more is refused with 413."),
+      Duration("http.header_timeout", milliseconds(100), PALU_FIELD(http.header_timeout),
+               "Time for a client to send a request head."),
+      Duration("http.body_timeout", milliseconds(100), PALU_FIELD(http.body_timeout),
+               "Time for a client to send a request body; then 408."),
+      Duration("http.idle_timeout", milliseconds(100), PALU_FIELD(http.idle_timeout),
+               "Time that a kept-alive connection may wait for its next request."),
+      Duration("http.write_timeout", milliseconds(100), PALU_FIELD(http.write_timeout),
+               "Time for a client to take what is sent; then the connection is closed."),
+      Duration("http.sse_keepalive", milliseconds(100), PALU_FIELD(http.sse_keepalive),
+               "Silence in an event stream after which a comment line is sent."),
+      List("http.cors_origins", PALU_FIELD(http.cors_origins),
+           "Origins whose pages may call the server; \"*\": any; empty: no CORS headers."),
+  };
+}
+
+std::vector<ConfigKey> OtherKeys() {
+  return {
+      Bool("grpc.enabled", PALU_FIELD(grpc.enabled), "Whether to serve gRPC."),
+      Text("grpc.address", PALU_FIELD(grpc.address), "Address to listen on.", false),
+      Integer("grpc.port", 0, 65535, PALU_FIELD(grpc.port),
+              "Port of the gRPC interface; 0: any free one."),
+      Size("grpc.max_message_bytes", 1024, PALU_FIELD(grpc.max_message_bytes),
+           "Largest message received."),
+      Choice("log.level", {"trace", "debug", "info", "warning", "error", "off"},
+             PALU_FIELD(log.level), "Least important level that is logged."),
+      Choice("log.format", {"text", "json"}, PALU_FIELD(log.format),
+             "Lines for people, or one JSON object per line."),
+      Duration("shutdown.drain_timeout", milliseconds(0), PALU_FIELD(shutdown.drain_timeout),
+               "After SIGTERM, time for running requests to finish before they are cancelled."),
+  };
+}
+
+#undef PALU_FIELD
+
+}  // namespace
+
+std::string ConfigKey::environment_name() const {
+  std::string out = "PALU_";
+  for (const char c : name) {
+    out += c == '.' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  }
+  return out;
+}
+
+const std::vector<ConfigKey>& ConfigTable() {
+  static const std::vector<ConfigKey> table = [] {
+    std::vector<ConfigKey> all;
+    for (auto keys : {ModelKeys(), CacheKeys(), EngineKeys(), HttpKeys(), OtherKeys()}) {
+      std::move(keys.begin(), keys.end(), std::back_inserter(all));
+    }
+    return all;
+  }();
+  return table;
+}
+
+const ConfigKey* FindConfigKey(std::string_view name) {
+  for (const ConfigKey& key : ConfigTable()) {
+    if (key.name == name) return &key;
+  }
+  return nullptr;
+}
+
+std::string SuggestKey(std::string_view name) {
+  std::vector<std::string> names;
+  for (const ConfigKey& key : ConfigTable()) names.push_back(key.name);
+  const std::string nearest = Nearest(name, names);
+  return nearest.empty() ? "" : "; did you mean " + nearest + "?";
+}
+
+std::string SectionHelp(std::string_view section) {
+  if (section == "model") return "The checkpoint that is served.";
+  if (section == "cache") return "The paged KV cache.";
+  if (section == "engine") return "Device, batching and queue.";
+  if (section == "http") return "The OpenAI-compatible HTTP interface.";
+  if (section == "grpc") return "The gRPC interface.";
+  if (section == "log") return "What is logged, on standard error.";
+  return "How the server stops.";
+}
+
+}  // namespace palu

@@ -217,6 +217,12 @@ class Backend {
   virtual size_t TotalBytes() const = 0;  // memory of the device
   virtual void CopyToDevice(void* dst, const void* src, size_t bytes) = 0;
   virtual void CopyToHost(void* dst, const void* src, size_t bytes) = 0;
+  // Between two places of the device that do not overlap; ordered with the ops.
+  virtual void CopyOnDevice(void* dst, const void* src, size_t bytes) {
+    const auto staging = std::make_unique<std::byte[]>(bytes);
+    CopyToHost(staging.get(), src, bytes);
+    CopyToDevice(dst, staging.get(), bytes);
+  }
   virtual void Synchronize() = 0;
 
   // Takes the scratch memory that ops up to these limits need; returns its bytes.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -24,8 +25,8 @@ struct RopeConfig {
 };
 
 struct LayerConfig {
-  int window = 0;        // 0: full attention
-  int rope = 0;          // index into ModelConfig::ropes
+  int window = 0;  // 0: full attention
+  int rope = 0;    // index into ModelConfig::ropes
   bool moe = false;
 };
 
@@ -37,17 +38,24 @@ struct ModelConfig {
   float embedding_scale = 1.0f, attention_scale = 0.0f;
   Activation activation = Activation::kSilu;
   bool tie_word_embeddings = false;
-  bool qk_norm = false;         // RMS norm of every q and k head before RoPE
-  bool sandwich_norms = false;  // Gemma 3: norms after attention and MLP too
+  bool qk_norm = false;                           // RMS norm of every q and k head before RoPE
+  bool sandwich_norms = false;                    // Gemma 3: norms after attention and MLP too
   bool fused_qkv = false, fused_gate_up = false;  // Phi-3
+  bool qkv_bias = false, output_bias = false, mlp_bias = false;
   int num_experts = 0, experts_per_token = 0, moe_intermediate_size = 0;
   bool normalize_expert_weights = true;
   std::vector<RopeConfig> ropes;
   std::vector<LayerConfig> layers;
   std::vector<int32_t> bos_token_ids, eos_token_ids;  // generation_config.json over config.json
 
+  // Longest context that the model was made for, in tokens: max_position_embeddings, or what YaRN
+  // stretches it to.
+  int max_context() const;
+
   // Throws LoadError naming file, key, value found and value expected.
   static ModelConfig Load(const std::string& directory);
+  // The same from the text of config.json; file is for messages.
+  static ModelConfig Parse(std::string_view text, const std::string& file);
 };
 
 }  // namespace palu

@@ -163,7 +163,7 @@ ConfigKey Device() {
   return {
       .name = "engine.device",
       .type = "text",
-      .expected = "auto, cpu, cuda or cuda:N",
+      .expected = "one of auto, cpu, cuda, cuda:N",
       .help = "Where the model runs. auto: the first CUDA device if there is one, else the CPU.",
       .set =
           [=](std::string_view text, ServerConfig* config) {

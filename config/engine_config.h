@@ -21,6 +21,7 @@ struct EngineOptions {
   int step_tokens = 512;          // token budget of one step
   int max_queue_requests = 1024;  // waiting requests
   int max_unread_tokens = 65536;  // a stream unread past this is cancelled
+  bool prefix_caching = true;     // full blocks are kept and found again by their tokens
 };
 
 struct CacheOptions {

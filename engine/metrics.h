@@ -1,8 +1,9 @@
-// Counters, gauges and histograms of the engine, without any exporter's types. The names and buckets
-// of the wire are given by whoever exports a snapshot.
+// Counters, gauges and histograms of the engine, without any exporter's types. The names and
+// buckets of the wire are given by whoever exports a snapshot.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <mutex>
 #include <vector>
@@ -57,6 +58,32 @@ struct MetricsSnapshot {
   HistogramSnapshot request_prompt_tokens, request_generation_tokens, iteration_tokens;
   HistogramSnapshot batch_sequences, batch_tokens;
   std::array<HistogramSnapshot, kNumStepPhases> step_phase_seconds;
+};
+
+// Where the numbers of a snapshot are kept while the engine runs. The buckets are those that vLLM's
+// dashboards expect. Thread-safe: counters and gauges may be touched from any thread, a snapshot
+// taken at any time; one snapshot is not a single instant of all of them.
+class EngineMetrics {
+ public:
+  explicit EngineMetrics(int max_context_tokens);
+  MetricsSnapshot Snapshot() const;
+
+  using Counter = std::atomic<uint64_t>;
+  using Gauge = std::atomic<int>;
+
+  Gauge requests_running{0}, requests_waiting{0}, blocks_total{0}, blocks_used{0}, blocks_cached{0};
+  Counter prompt_tokens{0}, generation_tokens{0};
+  Counter finished_stop{0}, finished_length{0}, finished_abort{0}, finished_error{0};
+  Counter preemptions{0}, prefix_queries_tokens{0}, prefix_hits_tokens{0};
+  Counter cancelled_client{0}, cancelled_deadline{0}, cancelled_slow_reader{0},
+      cancelled_shutdown{0};
+  Counter rejected_queue_full{0}, rejected_too_long{0}, rejected_draining{0}, rejected_invalid{0};
+
+  Histogram time_to_first_token, inter_token_latency, time_per_output_token, e2e_latency,
+      queue_time, prefill_time, decode_time, inference_time;
+  Histogram request_prompt_tokens, request_generation_tokens, iteration_tokens;
+  Histogram batch_sequences, batch_tokens;
+  std::array<Histogram, kNumStepPhases> step_phase_seconds;
 };
 
 }  // namespace palu

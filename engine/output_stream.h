@@ -16,10 +16,10 @@ namespace palu {
 
 // Everything unread, taken in one go.
 struct OutputBatch {
-  std::vector<OutputDelta> deltas;             // at most one per choice: unread deltas coalesce
-  std::vector<OutputToken> prompt_logprobs;    // once, if asked for; entry i is prompt token i + 1
-  bool finished = false;                       // every choice has ended; nothing follows
-  Status status;                               // set with finished; not ok: the request failed
+  std::vector<OutputDelta> deltas;           // at most one per choice: unread deltas coalesce
+  std::vector<OutputToken> prompt_logprobs;  // once, if asked for; entry i is prompt token i + 1
+  bool finished = false;                     // every choice has ended; nothing follows
+  Status status;                             // set with finished; not ok: the request failed
   int prompt_tokens = 0;
   int cached_tokens = 0;  // prompt tokens supplied by the prefix cache
   RequestTiming timing;   // complete with finished
@@ -27,8 +27,8 @@ struct OutputBatch {
 
 // Thread-safe. The engine publishes, one reader drains. The notifier runs on the publishing thread
 // after every publication that makes an empty mailbox non-empty: it must only post work elsewhere,
-// never block. Cancel and StopChoice may be called from any thread; the engine looks at them at every
-// step boundary.
+// never block. Cancel and StopChoice may be called from any thread; the engine looks at them at
+// every step boundary.
 class OutputStream {
  public:
   explicit OutputStream(int choices);
@@ -58,8 +58,8 @@ class OutputStream {
   const int choices_;
   mutable std::mutex mutex_;
   std::condition_variable readable_;
-  OutputBatch pending_;           // guarded by mutex_
-  bool has_pending_ = false;      // guarded by mutex_
+  OutputBatch pending_;             // guarded by mutex_
+  bool has_pending_ = false;        // guarded by mutex_
   std::function<void()> notifier_;  // guarded by mutex_
 };
 

@@ -11,15 +11,15 @@ namespace palu {
 
 // One row of logits that is sampled or scored in this step.
 struct SampleRow {
-  int token_index = 0;             // row of StepBatch::token_ids whose logits are used
+  int token_index = 0;                     // row of StepBatch::token_ids whose logits are used
   const SamplingParams* params = nullptr;  // lives until the step is committed
   uint64_t seed = 0;
-  int64_t draw_index = 0;          // tokens generated before this one
-  int32_t forced_token = -1;       // >= 0: score this token (prompt log-probabilities)
-  int num_logprobs = -1;           // of this row
-  bool hold_back_stop = false;     // min_tokens not reached: ban eos and stop ids
+  int64_t draw_index = 0;       // tokens generated before this one
+  int32_t forced_token = -1;    // >= 0: score this token (prompt log-probabilities)
+  int num_logprobs = -1;        // of this row
+  bool hold_back_stop = false;  // min_tokens not reached: ban eos and stop ids
   const std::vector<int32_t>* history = nullptr;  // prompt and output tokens so far, if penalties
-  int prompt_length = 0;           // of history
+  int prompt_length = 0;                          // of history
 };
 
 struct StepBatch {
@@ -31,7 +31,8 @@ struct StepBatch {
   std::vector<int32_t> block_tables;  // [S, max_blocks], unused entries -1
   int max_blocks = 0;
   std::vector<SampleRow> rows;  // [R]
-  // Copies made before the step runs: (from block, to block). Copy-on-write of shared blocks.
+  // Copies made before the step runs: (from block, to block). Copy-on-write of shared blocks. To be
+  // made in this order: a block may be copied from and later be overwritten by another copy.
   std::vector<std::pair<int32_t, int32_t>> block_copies;
 
   int num_tokens() const { return static_cast<int>(token_ids.size()); }
@@ -43,8 +44,9 @@ struct StepResult {
   std::vector<OutputToken> tokens;  // [R], in the order of rows
 };
 
-// Runs steps. The real one is model/model_runner; tests use a fake. Called by the engine thread only.
-// Throws std::runtime_error when the device failed: every request fails and the server goes unhealthy.
+// Runs steps. The real one is model/model_runner; tests use a fake. Called by the engine thread
+// only. Throws std::runtime_error when the device failed: every request fails and the server goes
+// unhealthy.
 class StepRunner {
  public:
   virtual ~StepRunner() = default;

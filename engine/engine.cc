@@ -1,0 +1,79 @@
+#include "engine/engine.h"
+
+#include <utility>
+
+#include "engine/engine_impl.h"
+#include "engine/request_check.h"
+
+namespace palu {
+
+Engine::Engine(const EngineOptions& options, const EngineLimits& limits, StepRunner* runner)
+    : impl_(std::make_unique<Impl>(options, limits, runner)) {}
+
+Engine::~Engine() = default;
+
+Result<RequestHandle> Engine::Submit(Request request) { return impl_->Submit(std::move(request)); }
+void Engine::Drain() { impl_->Drain(); }
+bool Engine::idle() const { return impl_->idle(); }
+bool Engine::healthy() const { return impl_->healthy(); }
+MetricsSnapshot Engine::metrics() const { return impl_->metrics(); }
+const EngineLimits& Engine::limits() const { return impl_->limits(); }
+
+Engine::Impl::Impl(const EngineOptions& options, const EngineLimits& limits, StepRunner* runner)
+    : limits_(limits),
+      metrics_(limits.max_context_tokens),
+      queue_(options.max_queue_requests),
+      seed_source_(std::random_device{}()),
+      runner_(runner),
+      scheduler_(options, limits) {
+  metrics_.blocks_total = limits.num_blocks;
+  thread_ = std::thread([this] { Loop(); });
+}
+
+Engine::Impl::~Impl() {
+  queue_.Stop();
+  thread_.join();
+}
+
+Result<RequestHandle> Engine::Impl::Submit(Request request) {
+  const RequestCheck check = CheckRequest(limits_, &request);
+  if (check.fault != RequestFault::kNone) {
+    ++(check.fault == RequestFault::kTooLong ? metrics_.rejected_too_long
+                                             : metrics_.rejected_invalid);
+    return tl::make_unexpected(check.status);
+  }
+  const uint64_t seed = request.sampling.seed ? *request.sampling.seed : DrawSeed();
+  auto stream = std::make_shared<OutputStream>(request.n);
+  auto state = MakeRequestState(std::move(request), stream, seed);
+  // Before the push: the engine thread may have ended it when the push returns.
+  ++unfinished_;
+  switch (queue_.TryPush(&state)) {
+    case RequestQueue::PushResult::kOk:
+      return RequestHandle(std::move(stream));
+    case RequestQueue::PushResult::kFull:
+      --unfinished_;
+      ++metrics_.rejected_queue_full;
+      return tl::make_unexpected(Status{StatusCode::kResourceExhausted, "the queue is full", {}});
+    case RequestQueue::PushResult::kClosed:
+      break;
+  }
+  --unfinished_;
+  ++metrics_.rejected_draining;
+  return tl::make_unexpected(
+      Status{StatusCode::kUnavailable,
+             healthy_ ? "the server is shutting down" : "the device has failed",
+             {}});
+}
+
+MetricsSnapshot Engine::Impl::metrics() const {
+  MetricsSnapshot snapshot = metrics_.Snapshot();
+  snapshot.requests_waiting += queue_.size();
+  return snapshot;
+}
+
+uint64_t Engine::Impl::DrawSeed() {
+  const std::lock_guard<std::mutex> lock(seed_mutex_);
+  return seed_source_();
+}
+
+}  // namespace palu

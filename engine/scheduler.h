@@ -1,0 +1,99 @@
+// Which sequences advance by how many tokens, and which blocks they write.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "config/engine_config.h"
+#include "engine/cache/block_allocator.h"
+#include "engine/cache/prefix_cache.h"
+#include "engine/engine.h"
+#include "engine/sequence.h"
+#include "engine/step_plan.h"
+
+namespace palu {
+
+// Owns the unfinished requests and the block ids; touches no device. Engine thread only.
+//
+// A step: Reap, Schedule, run the plan, Commit. Running sequences go first with one token each,
+// then prefill chunks up to the step's token budget, then new starts. A sequence gets the blocks of
+// all its tokens when it starts, so that only decoding can run out of blocks; then the running
+// sequence that is served last gives all of its blocks back and waits to compute its tokens anew.
+// The first in order of service can therefore always go on: admission made sure that alone it fits
+// the pool.
+class Scheduler {
+ public:
+  using TimePoint = RequestTiming::Clock::time_point;
+
+  // step_tokens and max_sequences are at least 1; no more than step_tokens sequences run at once.
+  Scheduler(const EngineOptions& options, const EngineLimits& limits);
+
+  void Add(std::unique_ptr<RequestState> request);
+  // Ends what was cancelled, expired, is not read, or had a choice stopped by its reader.
+  void Reap(TimePoint now, StepEvents* events);
+  // Fills the plan; it is empty only if there is no request.
+  void Schedule(TimePoint now, StepPlan* plan);
+  // Takes the results of the rows of the plan's batch.
+  void Commit(TimePoint now, const StepPlan& plan, StepResult result, StepEvents* events);
+  // Ends everything, also in the middle of a step.
+  void EndAll(TimePoint now, const Status& status, EndReason reason, StepEvents* events);
+
+  bool has_work() const { return !requests_.empty(); }
+  int num_running() const { return slots_used_; }
+  int num_waiting() const { return static_cast<int>(waiting_.size()); }
+  int blocks_used() const;    // held by sequences
+  int blocks_cached() const;  // held by the prefix cache only
+  const BlockAllocator& allocator() const { return allocator_; }
+
+ private:
+  // scheduler.cc
+  void ReapChoices(RequestState* request, TimePoint now, StepEvents* events);
+  void ScheduleDecodes(StepPlan* plan);
+  void ScheduleChunk(Sequence* sequence, StepPlan* plan);
+  bool TryStart(Sequence* sequence, TimePoint now, StepPlan* plan);
+  void AttachFollowers(Sequence* leader);
+  bool MakeWritable(Sequence* sequence, StepPlan* plan);
+  void Preempt(Sequence* sequence);
+
+  // scheduler_commit.cc
+  size_t CommitSequence(Sequence* sequence, size_t row, TimePoint now, StepResult* result,
+                        StepEvents* events);
+  void Fork(Sequence* leader, Sequence* follower);
+  void AppendToken(Sequence* sequence, OutputToken token, TimePoint now, StepEvents* events);
+  void FinishSequence(Sequence* sequence, OutputDelta delta, TimePoint now, StepEvents* events);
+  void EndRequest(RequestState* request, Status status, EndReason reason, TimePoint now,
+                  StepEvents* events);
+  void TakeEnded(RequestState* request, Status status, EndReason reason, TimePoint now,
+                 StepEvents* events);
+
+  // scheduler_blocks.cc
+  PrefixCache::Match TakePrefix(const Sequence& sequence);
+  int32_t AllocateBlock();
+  int AvailableBlocks() const;
+  void ReleaseBlock(int32_t block);
+  void ReleaseBlocks(Sequence* sequence);
+  void CacheFullBlocks(Sequence* sequence);
+
+  void InsertRunning(Sequence* sequence);
+  void RemoveRunning(Sequence* sequence);
+  void DetachFollowers(Sequence* leader);
+
+  const int max_running_;
+  const int step_tokens_;
+  const int max_unread_tokens_;
+  const int block_tokens_;
+  const std::vector<int32_t> eos_token_ids_;
+
+  BlockAllocator allocator_;
+  std::unique_ptr<PrefixCache> prefix_cache_;  // null: off
+
+  uint64_t next_arrival_ = 0;
+  std::vector<std::unique_ptr<RequestState>> requests_;  // in no order
+  std::vector<Sequence*> running_;                       // in order of service; no followers
+  std::set<Sequence*, ServedBefore> waiting_;
+  int slots_used_ = 0;  // running_ and their followers
+};
+
+}  // namespace palu

@@ -1,0 +1,167 @@
+// What follows from a step: tokens appended, choices and requests ended.
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "engine/scheduler.h"
+#include "kernels/check.h"
+
+namespace palu {
+namespace {
+
+double Seconds(RequestTiming::Clock::duration duration) {
+  return std::chrono::duration<double>(duration).count();
+}
+
+bool Contains(const std::vector<int32_t>& ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+}  // namespace
+
+void Scheduler::Commit(TimePoint now, const StepPlan& plan, StepResult result, StepEvents* events) {
+  size_t row = 0;
+  for (Sequence* sequence : plan.sequences) {
+    row = CommitSequence(sequence, row, now, &result, events);
+  }
+  PALU_CHECK(row == result.tokens.size());
+}
+
+size_t Scheduler::CommitSequence(Sequence* sequence, size_t row, TimePoint now, StepResult* result,
+                                 StepEvents* events) {
+  RequestState* request = sequence->request;
+  const auto [begin, end] = PromptRows(*sequence);
+  const bool draws = DrawsToken(*sequence);
+  const size_t rows = end - begin + (draws ? 1 + sequence->followers.size() : 0);
+  PALU_CHECK(row + rows <= result->tokens.size());
+  auto next = result->tokens.begin() + static_cast<std::ptrdiff_t>(row);
+  for (int position = begin; position < end; ++position) {
+    request->prompt_logprobs.push_back(std::move(*next++));
+  }
+  sequence->computed += std::exchange(sequence->scheduled, 0);
+  CacheFullBlocks(sequence);
+  if (sequence->remaining() > 0) return row + rows;
+  if (!std::exchange(request->prompt_done, true)) events->prompts_done.push_back(request);
+  if (request->prefiller == sequence) request->prefiller = nullptr;
+  const std::vector<Sequence*> followers = std::exchange(sequence->followers, {});
+  for (Sequence* follower : followers) Fork(sequence, follower);
+  if (draws) {
+    AppendToken(sequence, std::move(*next++), now, events);
+    for (Sequence* follower : followers) AppendToken(follower, std::move(*next++), now, events);
+    return row + rows;
+  }
+  const int n = request->request.n;
+  for (int choice = 0; choice < n && request->unfinished > 0; ++choice) {
+    Sequence* scored = request->sequences[choice].get();
+    if (scored->state == Sequence::State::kFinished) continue;
+    const bool last = request->unfinished == 1;
+    OutputDelta delta;
+    delta.choice = choice;
+    delta.finish = FinishReason::kLength;
+    FinishSequence(scored, std::move(delta), now, events);
+    if (last) break;
+  }
+  return row + rows;
+}
+
+void Scheduler::Fork(Sequence* leader, Sequence* follower) {
+  follower->leader = nullptr;
+  follower->table = leader->table;
+  for (const int32_t block : follower->table.blocks) allocator_.AddRef(block);
+  follower->computed = leader->computed;
+  follower->cached = leader->cached;
+  follower->hashed_blocks = leader->hashed_blocks;
+  follower->hashed_node = leader->hashed_node;
+  InsertRunning(follower);
+}
+
+void Scheduler::AppendToken(Sequence* sequence, OutputToken token, TimePoint now,
+                            StepEvents* events) {
+  RequestState* request = sequence->request;
+  const SamplingParams& params = request->request.sampling;
+  const int32_t id = token.token;
+  const bool may_stop = sequence->generated() >= params.min_tokens;
+  sequence->tokens.push_back(id);
+  ++events->generated_tokens;
+  if (request->timing.first_token == TimePoint{}) {
+    request->timing.first_token = now;
+    events->first_token_seconds.push_back(Seconds(now - request->timing.arrival));
+  }
+  if (sequence->last_token != TimePoint{}) {
+    events->inter_token_seconds.push_back(Seconds(now - sequence->last_token));
+  }
+  sequence->last_token = now;
+
+  OutputDelta delta;
+  delta.choice = sequence->choice;
+  delta.tokens.push_back(std::move(token));
+  if (may_stop && ((!params.ignore_eos && Contains(eos_token_ids_, id)) ||
+                   Contains(params.stop_token_ids, id))) {
+    delta.finish = FinishReason::kStop;
+    delta.stopped_by_token = true;
+  } else if (sequence->generated() >= params.max_tokens) {
+    delta.finish = FinishReason::kLength;
+  }
+  if (delta.finish) {
+    FinishSequence(sequence, std::move(delta), now, events);
+  } else {
+    events->deltas.emplace_back(request, std::move(delta));
+  }
+}
+
+void Scheduler::FinishSequence(Sequence* sequence, OutputDelta delta, TimePoint now,
+                               StepEvents* events) {
+  RequestState* request = sequence->request;
+  if (sequence->leader != nullptr) {
+    std::erase(sequence->leader->followers, sequence);
+    sequence->leader = nullptr;
+    --slots_used_;
+  } else if (sequence->state == Sequence::State::kRunning) {
+    DetachFollowers(sequence);
+    RemoveRunning(sequence);
+    ReleaseBlocks(sequence);
+  } else {
+    waiting_.erase(sequence);
+  }
+  sequence->state = Sequence::State::kFinished;
+  sequence->scheduled = 0;
+  request->any_length |= delta.finish == FinishReason::kLength;
+  events->deltas.emplace_back(request, std::move(delta));
+  if (--request->unfinished == 0) {
+    TakeEnded(request, {}, request->any_length ? EndReason::kLength : EndReason::kStop, now,
+              events);
+  }
+}
+
+void Scheduler::EndRequest(RequestState* request, Status status, EndReason reason, TimePoint now,
+                           StepEvents* events) {
+  // Held open, so that the last choice does not end the request as finished.
+  ++request->unfinished;
+  for (const auto& sequence : request->sequences) {
+    if (sequence->state == Sequence::State::kFinished) continue;
+    OutputDelta delta;
+    delta.choice = sequence->choice;
+    delta.finish = reason == EndReason::kError ? FinishReason::kError : FinishReason::kCancelled;
+    FinishSequence(sequence.get(), std::move(delta), now, events);
+  }
+  TakeEnded(request, std::move(status), reason, now, events);
+}
+
+void Scheduler::EndAll(TimePoint now, const Status& status, EndReason reason, StepEvents* events) {
+  while (!requests_.empty()) EndRequest(requests_.back().get(), status, reason, now, events);
+}
+
+void Scheduler::TakeEnded(RequestState* request, Status status, EndReason reason, TimePoint now,
+                          StepEvents* events) {
+  request->timing.finished = now;
+  const size_t place = request->place;
+  std::unique_ptr<RequestState> taken = std::move(requests_[place]);
+  if (place + 1 != requests_.size()) {
+    requests_[place] = std::move(requests_.back());
+    requests_[place]->place = place;
+  }
+  requests_.pop_back();
+  events->ended.push_back({std::move(taken), std::move(status), reason});
+}
+
+}  // namespace palu

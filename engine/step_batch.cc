@@ -1,0 +1,17 @@
+#include "engine/step_batch.h"
+
+namespace palu {
+
+void StepBatch::Clear() {
+  token_ids.clear();
+  positions.clear();
+  cu_seqlens.clear();
+  context_lens.clear();
+  slot_mapping.clear();
+  block_tables.clear();
+  max_blocks = 0;
+  rows.clear();
+  block_copies.clear();
+}
+
+}  // namespace palu

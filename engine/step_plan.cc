@@ -1,0 +1,104 @@
+#include "engine/step_plan.h"
+
+#include <algorithm>
+
+namespace palu {
+namespace {
+
+bool UsesHistory(const SamplingParams& params) {
+  return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
+         params.frequency_penalty != 0.0f;
+}
+
+SampleRow DrawRow(const Sequence& sequence, int token_index) {
+  const SamplingParams& params = sequence.request->request.sampling;
+  SampleRow row;
+  row.token_index = token_index;
+  row.params = &params;
+  row.seed = sequence.seed;
+  row.draw_index = sequence.generated();
+  row.num_logprobs = params.num_logprobs;
+  row.hold_back_stop = sequence.generated() < params.min_tokens;
+  if (UsesHistory(params)) row.history = &sequence.tokens;
+  row.prompt_length = sequence.prompt;
+  return row;
+}
+
+// base is the row of the sequence's first token in the batch.
+void AppendRows(const Sequence& sequence, int base, std::vector<SampleRow>* rows) {
+  const SamplingParams& params = sequence.request->request.sampling;
+  const auto [begin, end] = PromptRows(sequence);
+  for (int position = begin; position < end; ++position) {
+    SampleRow row;
+    row.token_index = base + position - sequence.computed;
+    row.params = &params;
+    row.forced_token = sequence.tokens[position + 1];
+    row.num_logprobs = params.num_prompt_logprobs;
+    row.prompt_length = sequence.prompt;
+    rows->push_back(row);
+  }
+  if (!DrawsToken(sequence)) return;
+  const int last = base + sequence.scheduled - 1;
+  rows->push_back(DrawRow(sequence, last));
+  for (const Sequence* follower : sequence.followers) rows->push_back(DrawRow(*follower, last));
+}
+
+}  // namespace
+
+void StepPlan::Clear() {
+  sequences.clear();
+  block_copies.clear();
+  num_tokens = preemptions = newly_started = 0;
+  prefix_query_tokens = prefix_hit_tokens = 0;
+}
+
+void StepEvents::Clear() {
+  prompts_done.clear();
+  deltas.clear();
+  ended.clear();
+  first_token_seconds.clear();
+  inter_token_seconds.clear();
+  generated_tokens = 0;
+}
+
+std::pair<int, int> PromptRows(const Sequence& sequence) {
+  const RequestState& state = *sequence.request;
+  if (state.request.sampling.num_prompt_logprobs < 0 || state.prompt_done) return {0, 0};
+  // After a preemption the rows that are already there are not asked for again.
+  const int begin = std::max(sequence.computed, static_cast<int>(state.prompt_logprobs.size()));
+  const int end = std::min(sequence.computed + sequence.scheduled, sequence.prompt - 1);
+  return {begin, std::max(begin, end)};
+}
+
+bool DrawsToken(const Sequence& sequence) {
+  return sequence.scheduled == sequence.remaining() &&
+         sequence.request->request.sampling.max_tokens > 0;
+}
+
+void BuildStepBatch(const StepPlan& plan, int block_tokens, StepBatch* batch) {
+  batch->Clear();
+  batch->block_copies = plan.block_copies;
+  for (const Sequence* sequence : plan.sequences) {
+    const int context = sequence->computed + sequence->scheduled;
+    batch->max_blocks = std::max(batch->max_blocks, BlocksForTokens(context, block_tokens));
+  }
+  batch->block_tables.assign(plan.sequences.size() * batch->max_blocks, -1);
+  batch->cu_seqlens.push_back(0);
+  int32_t* table_row = batch->block_tables.data();
+  for (const Sequence* sequence : plan.sequences) {
+    const int base = batch->num_tokens();
+    const int context = sequence->computed + sequence->scheduled;
+    for (int position = sequence->computed; position < context; ++position) {
+      batch->token_ids.push_back(sequence->tokens[position]);
+      batch->positions.push_back(position);
+      batch->slot_mapping.push_back(sequence->table.Slot(position, block_tokens));
+    }
+    AppendRows(*sequence, base, &batch->rows);
+    batch->cu_seqlens.push_back(batch->num_tokens());
+    batch->context_lens.push_back(context);
+    std::copy_n(sequence->table.blocks.begin(), BlocksForTokens(context, block_tokens), table_row);
+    table_row += batch->max_blocks;
+  }
+}
+
+}  // namespace palu

@@ -1,0 +1,45 @@
+// F32Model over the safetensors files of a Hugging Face checkpoint.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "engine/model/safetensors.h"
+#include "tools/compress/f32_model.h"
+
+namespace palu {
+
+// One tensor as float32; expects the shape [rows, cols], or [rows] when cols is 0. Throws LoadError
+// when it is absent, of another shape or dtype, and CompressError when it is not finite.
+MatrixF ReadMatrix(const Safetensors& files, const std::string& name, int64_t rows, int64_t cols);
+
+// Layers are converted when asked for; those converted are kept as long as they fit in
+// keep_bytes of memory together, so that a model larger than memory streams from its shards.
+class CheckpointModel : public F32Model {
+ public:
+  // positions: rows of the RoPE tables. Throws LoadError, and CompressError for architectures that
+  // cannot be differentiated (mixture of experts) or are compressed already.
+  CheckpointModel(const std::string& directory, int positions, int64_t keep_bytes);
+
+  const LayerWeights& Layer(int layer) override;
+  const Safetensors& files() const { return files_; }
+
+ private:
+  LayerWeights Read(int layer) const;
+
+  Safetensors files_;
+  int64_t keep_bytes_;
+  int64_t kept_bytes_ = 0;
+  std::vector<std::unique_ptr<LayerWeights>> kept_;
+  int current_ = -1;  // layer held in streamed_
+  LayerWeights streamed_;
+};
+
+// Reads K and V of one layer, split from a fused tensor where the checkpoint has one.
+struct KeyValueWeights {
+  MatrixF k, v;
+};
+KeyValueWeights ReadKeyValue(const Safetensors& files, const ModelConfig& config, int layer);
+
+}  // namespace palu

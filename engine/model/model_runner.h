@@ -1,8 +1,12 @@
 // A loaded model ready to run steps: weights, latent cache and transformer on one backend.
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "config/engine_config.h"
 #include "engine/cache/latent_layout.h"
@@ -40,6 +44,12 @@ class ModelRunner : public StepRunner {
   virtual const CacheReport& cache_report() const = 0;
   virtual const Backend& backend() const = 0;
   virtual EngineLimits limits() const = 0;
+
+  // Called during Run with the logits [R, V] of rows [first_row, first_row + R) of the batch,
+  // before they are sampled from; for evaluation and tests. An empty function ends it. The span is
+  // valid during the call only.
+  using LogitsObserver = std::function<void(int64_t first_row, std::span<const float> logits)>;
+  virtual void ObserveLogits(LogitsObserver observer) = 0;
 };
 
 }  // namespace palu

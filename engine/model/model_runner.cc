@@ -1,0 +1,243 @@
+#include "engine/model/model_runner.h"
+
+#include <algorithm>
+#include <chrono>
+#include <new>
+
+#include "engine/cache/latent_cache.h"
+#include "engine/model/palu_config.h"
+#include "engine/model/sampler.h"
+#include "engine/model/step_staging.h"
+#include "engine/model/transformer.h"
+#include "engine/model/weights.h"
+#include "engine/status.h"
+#include "kernels/check.h"
+
+namespace palu {
+namespace {
+
+// Logits are made and sampled this many rows at a time at least, so that scoring a prompt is not
+// done row by row when few sequences may run.
+constexpr int kMinLogitRows = 64;
+
+int ContextLimit(const ModelOptions& options, const ModelConfig& config) {
+  const int limit = config.max_context();
+  if (options.max_context_tokens < 0 || options.max_context_tokens > limit) {
+    throw LoadError("model.max_context_tokens: found " +
+                    std::to_string(options.max_context_tokens) + ", expected 1 to " +
+                    std::to_string(limit) + ", the limit of " + options.path +
+                    "/config.json (or 0 for that)");
+  }
+  return options.max_context_tokens > 0 ? options.max_context_tokens : limit;
+}
+
+void CheckOptions(const EngineOptions& engine, const CacheOptions& cache) {
+  const auto expect = [](const char* key, int64_t value, int64_t min, int64_t max) {
+    if (value >= min && value <= max) return;
+    throw LoadError(std::string(key) + ": found " + std::to_string(value) + ", expected " +
+                    std::to_string(min) + " to " + std::to_string(max));
+  };
+  expect("engine.max_sequences", engine.max_sequences, 1, 65536);
+  expect("engine.step_tokens", engine.step_tokens, 1, 1 << 20);
+  expect("cache.block_tokens", cache.block_tokens, 1, 4096);
+}
+
+// Blocks that the cache's memory holds. Throws when that is less than one request of full length.
+int64_t CountBlocks(const CacheOptions& options, const LatentLayout& layout, size_t free_bytes,
+                    int max_context) {
+  const bool fixed = options.memory_bytes > 0;
+  const auto bytes =
+      fixed ? options.memory_bytes
+            : static_cast<int64_t>(options.memory_fraction * static_cast<double>(free_bytes));
+  const int64_t blocks =
+      std::min<int64_t>(bytes / layout.block_bytes(), INT32_MAX / layout.block_tokens());
+  const int64_t needed = (max_context + layout.block_tokens() - 1) / layout.block_tokens();
+  if (blocks >= needed) return blocks;
+  const std::string source = fixed ? "cache.memory"
+                                   : "cache.memory_fraction " +
+                                         std::to_string(options.memory_fraction) + " of " +
+                                         std::to_string(free_bytes) + " free bytes";
+  throw LoadError(
+      source + ": found " + std::to_string(bytes) +
+      " bytes = " + std::to_string(std::max<int64_t>(blocks, 0)) + " blocks of " +
+      std::to_string(layout.block_tokens()) + " tokens (" + std::to_string(layout.block_bytes()) +
+      " bytes each), expected at least " + std::to_string(needed * layout.block_bytes()) +
+      " bytes = " + std::to_string(needed) +
+      " blocks, one request of model.max_context_tokens = " + std::to_string(max_context));
+}
+
+double Seconds(std::chrono::steady_clock::time_point begin,
+               std::chrono::steady_clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
+
+// Steps in which every sequence advances by one token come again and again in the same shape; key 0
+// marks the others.
+uint64_t StepKey(const StepBatch& batch) {
+  if (batch.num_tokens() != batch.num_sequences()) return 0;
+  uint64_t key = 1469598103934665603u;
+  for (const uint64_t part :
+       {static_cast<uint64_t>(batch.num_tokens()), static_cast<uint64_t>(batch.rows.size()),
+        static_cast<uint64_t>(batch.max_blocks)}) {
+    key = (key ^ part) * 1099511628211u;
+  }
+  return key | 1;
+}
+
+// The model on its backend. Members are destroyed in reverse order: the backend last.
+class LoadedModel final : public ModelRunner {
+ public:
+  LoadedModel(const ModelOptions& model, const EngineOptions& engine, const CacheOptions& cache);
+
+  StepResult Run(const StepBatch& batch) override;
+  PhaseTimes last_times() const override { return times_; }
+  const ModelConfig& config() const override { return config_; }
+  const CacheReport& cache_report() const override { return report_; }
+  const Backend& backend() const override { return *backend_; }
+  void ObserveLogits(LogitsObserver observer) override { observer_ = std::move(observer); }
+  EngineLimits limits() const override {
+    return {max_context_, layout_->block_tokens(), report_.num_blocks, config_.vocab_size,
+            config_.eos_token_ids};
+  }
+
+ private:
+  void BuildWorkspace(const EngineOptions& engine);
+  void BuildCache(const CacheOptions& options);
+  Tensor LogitsOf(int64_t rows) const {
+    return logits_.View(DType::kF32, {rows, config_.vocab_size});
+  }
+  void Observe(int64_t first_row, const Tensor& logits);
+
+  std::unique_ptr<Backend> backend_;
+  ModelConfig config_;
+  int max_context_ = 0;
+  std::vector<LayerSpec> specs_;
+  std::unique_ptr<LatentLayout> layout_;
+  std::unique_ptr<Weights> weights_;
+  std::unique_ptr<Transformer> transformer_;
+  std::unique_ptr<StepStaging> staging_;
+  std::unique_ptr<Sampler> sampler_;
+  int64_t max_logit_rows_ = 0;
+  Buffer logits_;
+  std::unique_ptr<LatentCache> cache_;
+  CacheReport report_;
+  PhaseTimes times_;
+  LogitsObserver observer_;
+};
+
+LoadedModel::LoadedModel(const ModelOptions& model, const EngineOptions& engine,
+                         const CacheOptions& cache) {
+  CheckOptions(engine, cache);
+  config_ = ModelConfig::Load(model.path);
+  max_context_ = ContextLimit(model, config_);
+  const std::vector<LayerPlan> plan = LoadPlan(model.path, config_);
+  Safetensors files = Safetensors::OpenDirectory(model.path);
+  specs_ = ResolveCache(plan, cache, files);
+  layout_ = std::make_unique<LatentLayout>(specs_, cache.block_tokens);
+  backend_ = CreateBackend(
+      {.device = engine.device, .cpu_isa = engine.cpu_isa, .cpu_threads = engine.cpu_threads});
+  weights_ = Weights::Load(std::move(files), config_, specs_, backend_.get());
+  BuildWorkspace(engine);
+  BuildCache(cache);
+}
+
+void LoadedModel::BuildWorkspace(const EngineOptions& engine) {
+  const int max_tokens = std::max(engine.step_tokens, engine.max_sequences);
+  max_logit_rows_ = std::max(engine.max_sequences, std::min(kMinLogitRows, engine.step_tokens));
+  StepLimits limits = Transformer::Limits(config_, specs_);
+  limits.max_tokens = max_tokens;
+  limits.max_sequences = static_cast<int>(max_logit_rows_);
+  limits.max_context = max_context_;
+  report_.workspace_bytes = static_cast<int64_t>(backend_->Reserve(limits));
+  transformer_ =
+      std::make_unique<Transformer>(config_, *weights_, specs_, *layout_, backend_.get(),
+                                    max_tokens, static_cast<int>(max_logit_rows_), max_context_);
+  const int64_t max_blocks =
+      (max_context_ + layout_->block_tokens() - 1) / layout_->block_tokens() + 1;
+  staging_ = std::make_unique<StepStaging>(backend_.get(), max_tokens, engine.max_sequences,
+                                           max_blocks * engine.max_sequences);
+  sampler_ = std::make_unique<Sampler>(backend_.get(), config_.vocab_size, config_.eos_token_ids);
+  logits_ =
+      backend_->Allocate(static_cast<size_t>(max_logit_rows_ * config_.vocab_size) * sizeof(float));
+  report_.workspace_bytes +=
+      transformer_->workspace_bytes() + staging_->bytes() + static_cast<int64_t>(logits_.bytes());
+}
+
+void LoadedModel::BuildCache(const CacheOptions& options) {
+  const int64_t blocks = CountBlocks(options, *layout_, backend_->FreeBytes(), max_context_);
+  cache_ = std::make_unique<LatentCache>(backend_.get(), *layout_, blocks);
+  report_.capacity_bytes = cache_->bytes();
+  report_.block_bytes = layout_->block_bytes();
+  report_.num_blocks = static_cast<int>(blocks);
+  report_.block_tokens = layout_->block_tokens();
+  report_.bytes_per_token = layout_->bytes_per_token();
+  report_.bytes_per_token_uncompressed =
+      2.0 * 2.0 * config_.num_layers * config_.num_kv_heads * config_.head_dim;
+  report_.capacity_tokens = blocks * layout_->block_tokens();
+  const int64_t request_blocks =
+      (max_context_ + layout_->block_tokens() - 1) / layout_->block_tokens();
+  report_.full_length_requests = static_cast<double>(blocks) / static_cast<double>(request_blocks);
+  report_.weights_bytes = weights_->bytes();
+  report_.layers = specs_;
+}
+
+StepResult LoadedModel::Run(const StepBatch& batch) {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  cache_->CopyBlocks(batch.block_copies);
+  staging_->Upload(batch);
+  times_ = {.upload = Seconds(start, Clock::now())};
+
+  const auto rows = static_cast<int64_t>(batch.rows.size());
+  StepResult result;
+  result.tokens.reserve(batch.rows.size());
+  for (int64_t first = 0; first == 0 || first < rows; first += max_logit_rows_) {
+    const auto begin = Clock::now();
+    const int64_t count = std::min(rows - first, max_logit_rows_);
+    const auto logits_of_rows = [&] {
+      if (count > 0) {
+        transformer_->Logits(staging_->logit_rows().Rows(first, count), LogitsOf(count));
+      }
+    };
+    if (first == 0) {
+      backend_->RunStep(StepKey(batch), [&] {
+        transformer_->Forward(staging_->inputs(), cache_->pool());
+        logits_of_rows();
+      });
+    } else {
+      logits_of_rows();
+    }
+    const auto middle = Clock::now();
+    times_.forward += Seconds(begin, middle);
+    if (count == 0) break;
+    if (observer_) Observe(first, LogitsOf(count));
+    sampler_->Run(
+        std::span(batch.rows).subspan(static_cast<size_t>(first), static_cast<size_t>(count)),
+        LogitsOf(count), &result.tokens);
+    times_.sample += Seconds(middle, Clock::now());
+  }
+  return result;
+}
+
+void LoadedModel::Observe(int64_t first_row, const Tensor& logits) {
+  std::vector<float> host(static_cast<size_t>(logits.num_elements()));
+  backend_->CopyToHost(host.data(), logits.data, host.size() * sizeof(float));
+  observer_(first_row, host);
+}
+
+}  // namespace
+
+std::unique_ptr<ModelRunner> ModelRunner::Load(const ModelOptions& model,
+                                               const EngineOptions& engine,
+                                               const CacheOptions& cache) {
+  try {
+    return std::make_unique<LoadedModel>(model, engine, cache);
+  } catch (const std::bad_alloc&) {
+    throw LoadError(model.path + ": not enough memory on device " + engine.device +
+                    " for weights, workspace and a cache of cache.memory = " +
+                    std::to_string(cache.memory_bytes) + " bytes (0: a fraction " +
+                    std::to_string(cache.memory_fraction) + " of what is free)");
+  }
+}
+
+}  // namespace palu

@@ -1,0 +1,81 @@
+// Brings a step's arrays to the device.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "engine/model/transformer.h"
+#include "engine/step_batch.h"
+#include "kernels/backend.h"
+
+namespace palu {
+
+// Arrays packed one after the other on the host and copied to the device at once. The device buffer
+// grows when needed. Used by the engine thread only; the backend must outlive it.
+class PackedUpload {
+ public:
+  explicit PackedUpload(Backend* backend) : backend_(backend) {}
+
+  void Clear() { host_.clear(); }
+  // Bytes from the start at which the array will lie, a multiple of 64.
+  template <typename T>
+  size_t Add(std::span<const T> values) {
+    return AddBytes(std::as_bytes(values));
+  }
+  // Leaves room for bytes that the device will write.
+  size_t AddSpace(size_t bytes);
+  // Copies everything added since Clear; the views are valid until the next Upload.
+  void Upload();
+  // Brings bytes [begin, end) back into the host's copy.
+  void Download(size_t begin, size_t end);
+
+  Tensor View(size_t offset, DType dtype, std::initializer_list<int64_t> shape) const {
+    return device_.View(dtype, shape, offset);
+  }
+  template <typename T>
+  const T* Host(size_t offset) const {
+    return reinterpret_cast<const T*>(host_.data() + offset);
+  }
+  // Takes the device memory for this many bytes now.
+  void Reserve(size_t bytes);
+  size_t device_bytes() const { return device_.bytes(); }
+
+ private:
+  size_t AddBytes(std::span<const std::byte> bytes);
+
+  Backend* backend_;
+  std::vector<std::byte> host_;
+  Buffer device_;
+};
+
+// The inputs of Transformer::Forward at addresses that never change, so that a recorded step can be
+// replayed. Used by the engine thread only.
+class StepStaging {
+ public:
+  // max_table_entries: most entries of all block tables of a step together.
+  StepStaging(Backend* backend, int max_tokens, int max_sequences, int64_t max_table_entries);
+
+  // Copies the batch to the device; at most max_tokens + max_sequences rows (a prompt scored token
+  // by token, and the choices that share its last token). The views are valid until the next
+  // Upload.
+  void Upload(const StepBatch& batch);
+
+  const StepInputs& inputs() const { return inputs_; }
+  const Tensor& logit_rows() const { return logit_rows_; }  // [R] i32: SampleRow::token_index
+  int64_t bytes() const { return static_cast<int64_t>(device_.bytes()); }
+
+ private:
+  template <typename T>
+  Tensor Place(size_t* offset, size_t capacity, std::span<const T> values, DType dtype,
+               std::initializer_list<int64_t> shape);
+
+  Backend* backend_;
+  size_t max_tokens_, max_sequences_, max_table_entries_;
+  std::vector<std::byte> host_;
+  Buffer device_;
+  StepInputs inputs_;
+  Tensor logit_rows_;
+};
+
+}  // namespace palu

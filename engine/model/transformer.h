@@ -1,0 +1,86 @@
+// The forward pass of every family, driven by ModelConfig.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "engine/cache/latent_layout.h"
+#include "engine/model/model_config.h"
+#include "engine/model/weights.h"
+#include "kernels/backend.h"
+
+namespace palu {
+
+// A step's inputs on the device; shapes as in LatentAttentionArgs.
+struct StepInputs {
+  Tensor token_ids;     // [T] i32
+  Tensor positions;     // [T] i32
+  Tensor slot_mapping;  // [T] i64
+  Tensor cu_seqlens;    // [S + 1] i32
+  Tensor context_lens;  // [S] i32
+  Tensor block_tables;  // [S, max_blocks] i32
+};
+
+// Runs on one backend; owns the activations and the RoPE tables, refers to everything else, which
+// must outlive it. Used by the engine thread only.
+class Transformer {
+ public:
+  // max_logit_rows: most rows of one Logits call.
+  Transformer(const ModelConfig& config, const Weights& weights,
+              const std::vector<LayerSpec>& specs, const LatentLayout& layout, Backend* backend,
+              int max_tokens, int max_logit_rows, int max_context);
+
+  // Writes the step's latents into the pool and leaves the hidden states of all T tokens inside.
+  void Forward(const StepInputs& inputs, const LatentPool& pool);
+
+  // logits[i] = lm_head(norm(hidden state of token rows[i])), of the last Forward.
+  void Logits(const Tensor& rows /* [R] i32 */, const Tensor& logits /* [R, V] f32 */);
+
+  int64_t workspace_bytes() const { return workspace_bytes_; }
+
+  // What the backend's Reserve has to know of the model; T, S and context are left at 0.
+  static StepLimits Limits(const ModelConfig& config, const std::vector<LayerSpec>& specs);
+
+ private:
+  Tensor Workspace(int64_t rows, int64_t columns, DType dtype);
+  void BuildProjections(const std::vector<LayerSpec>& specs, const LatentLayout& layout);
+  void Attention(size_t index, const StepInputs& inputs, const LatentPool& pool);
+  // Norm and RoPE of queries and of keys that are cached dense; rotation of both if the layer
+  // rotates.
+  void NormAndRotate(size_t index, const Tensor& positions, const Tensor& q_heads,
+                     const Tensor& key);
+  void Attend(size_t index, const StepInputs& inputs, const LatentPool& pool, const Tensor& q_heads,
+              const Tensor& out_heads);
+  void Mlp(size_t index, int64_t tokens);
+  void Norm(const Tensor& x, const Tensor& weight, const Tensor& out);
+  void HeadNorm(const Tensor& heads, const Tensor& weight);
+  // x += W in + bias, through the norm of Gemma's sandwich if there is one.
+  void AddToResidual(const Tensor& in, const Tensor& weight, const Tensor& bias,
+                     const Tensor& norm);
+
+  struct Layer {
+    LatentProjection key, value;
+    bool rotate_key = false, rotate_value = false;  // dense, Hadamard at run time
+    int64_t key_numbers = 0, value_numbers = 0;     // per token in the cache
+  };
+
+  const ModelConfig& config_;
+  const Weights& weights_;
+  Backend& backend_;
+  std::vector<Layer> layers_;
+  std::vector<Buffer> buffers_;
+  std::vector<Tensor> rope_tables_;  // as ModelConfig::ropes, [max_context, rotary_dim] f32
+  int64_t workspace_bytes_ = 0;
+  int64_t tokens_ = 0;  // of the last Forward
+
+  Tensor hidden_;         // [T, D] residual stream
+  Tensor normed_;         // [T, D]
+  Tensor branch_;         // [T, D] what attention or MLP adds
+  Tensor q_, attention_;  // [T, heads * head_dim]
+  Tensor key_, value_;    // [T * widest row], reshaped per layer
+  Tensor gate_, up_;      // [T, F]
+  Tensor router_;         // [T, experts] f32
+  Tensor logit_rows_;     // [max_logit_rows, D]
+};
+
+}  // namespace palu

@@ -1,0 +1,375 @@
+#include "kernels/cpu/attention_tile.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "kernels/check.h"
+#include "kernels/cpu/half.h"
+
+namespace palu::cpu {
+namespace {
+
+// Rows of an up matrix that are widened to f32 at a time.
+constexpr int kPanelRows = 12;
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+int Width(const LatentProjection& projection) {
+  int width = 0;
+  for (const LatentSegment& segment : projection.groups) width = std::max(width, segment.rank);
+  return width;
+}
+
+}  // namespace
+
+AttentionShape MakeShape(const LatentAttentionArgs& args) {
+  AttentionShape s;
+  s.q_heads = static_cast<int>(args.q.dim(1));
+  s.kv_heads = args.kv_heads;
+  s.queries_per_kv = s.q_heads / s.kv_heads;
+  s.head_dim = static_cast<int>(args.q.dim(2));
+  s.head_dim_padded = static_cast<int>(RoundUp(s.head_dim, kVectorPad));
+  s.rotary_dim = args.cos_sin.defined() ? static_cast<int>(args.cos_sin.dim(1)) : 0;
+  s.unit_heads = std::lcm(args.key.heads_per_group, args.value.heads_per_group);
+  s.units = s.kv_heads / s.unit_heads;
+  const int value_width = args.value.dense() ? s.head_dim : Width(args.value);
+  s.row_width = static_cast<int>(RoundUp(value_width, kVectorPad));
+  PALU_CHECK(s.q_heads % s.kv_heads == 0 && s.kv_heads % s.unit_heads == 0);
+  return s;
+}
+
+AttentionState AttentionState::At(float* memory, int64_t rows, int64_t row_width) {
+  return {memory, memory + rows * row_width, memory + rows * (row_width + 1)};
+}
+
+AttentionSizes SizesFor(const StepLimits& limits) {
+  constexpr int64_t kStateBytes = 2 << 20;
+  constexpr int64_t kMaxQueries = 128;
+  AttentionSizes sizes;
+  sizes.head_dim = static_cast<int>(RoundUp(limits.max_head_dim, kVectorPad));
+  // One vector more, so that padded reads of a row's last head stay inside.
+  sizes.row_width =
+      static_cast<int>(RoundUp(std::max(limits.max_rank, limits.max_head_dim), kVectorPad)) +
+      kVectorPad;
+  const int64_t heads = limits.max_q_heads;
+  const int64_t fitting = kStateBytes / static_cast<int64_t>(sizeof(float)) / sizes.row_width;
+  sizes.rows = static_cast<int>(
+      std::clamp(fitting, heads, heads * std::min<int64_t>(kMaxQueries, limits.max_tokens)));
+  const size_t width = sizes.row_width, dim = sizes.head_dim, rows = sizes.rows;
+  sizes.floats_per_thread = 2 * kTileTokens * width + 2 * kTileTokens * dim + rows * dim +
+                            rows * kTileTokens + kPanelRows * width + 2 * dim +
+                            2 * AttentionState::Floats(rows, width);
+  return sizes;
+}
+
+AttentionWorker::AttentionWorker(const KernelTable& kernels, const LatentAttentionArgs& args,
+                                 const AttentionShape& shape, const AttentionSizes& sizes,
+                                 float* memory)
+    : kernels_(kernels), args_(args), shape_(shape), staging_width_(sizes.row_width) {
+  const int64_t width = sizes.row_width, dim = sizes.head_dim, rows = sizes.rows;
+  const auto take = [&memory](int64_t floats) { return std::exchange(memory, memory + floats); };
+  staging_ = take(kTileTokens * width);
+  latents_ = take(kTileTokens * width);
+  keys_ = take(kTileTokens * dim);
+  cos_sin_ = take(kTileTokens * dim);
+  queries_ = take(rows * dim);
+  scores_ = take(rows * kTileTokens);
+  panel_ = take(kPanelRows * width);
+  vectors_ = take(2 * dim);
+  part_ = AttentionState::At(take(AttentionState::Floats(rows, width)), rows, shape.row_width);
+  total_ = AttentionState::At(take(AttentionState::Floats(rows, width)), rows, shape.row_width);
+}
+
+void AttentionWorker::Select(const QueryBlock* block, int unit) {
+  block_ = block;
+  unit_ = unit;
+}
+
+AttentionWorker::Range AttentionWorker::Visible(int query, int64_t tile_begin) const {
+  const int64_t position = block_->first_position + query;
+  const int64_t first = args_.window > 0 ? position - args_.window + 1 : 0;
+  return {static_cast<int>(std::clamp<int64_t>(first - tile_begin, 0, kTileTokens)),
+          static_cast<int>(std::clamp<int64_t>(position + 1 - tile_begin, 0, kTileTokens))};
+}
+
+void AttentionWorker::LoadQueries() {
+  const int32_t first_row = args_.cu_seqlens.ptr<int32_t>()[block_->sequence] + block_->first_query;
+  float* out = queries_;
+  const int first_head = unit_ * shape_.unit_heads * shape_.queries_per_kv;
+  for (int h = 0; h < shape_.unit_heads * shape_.queries_per_kv; ++h) {
+    for (int i = 0; i < block_->num_queries; ++i) {
+      const float* q = args_.q.ptr<float>() + (first_row + i) * args_.q.stride[0] +
+                       (first_head + h) * args_.q.stride[1];
+      for (int d = 0; d < shape_.head_dim; ++d) out[d] = q[d] * args_.scale;
+      out += shape_.head_dim_padded;
+    }
+  }
+}
+
+void AttentionWorker::Run(int64_t begin, int64_t end, const AttentionState& state) {
+  std::memset(state.acc, 0, static_cast<size_t>(rows()) * shape_.row_width * sizeof(float));
+  std::fill(state.max, state.max + rows(), kMinusInfinity);
+  std::fill(state.sum, state.sum + rows(), 0.0f);
+  LoadQueries();
+  const int64_t last = block_->first_position + block_->num_queries;
+  const int64_t first =
+      args_.window > 0 ? std::max<int64_t>(0, block_->first_position - args_.window + 1) : 0;
+  end = std::min(end, last);
+  begin = std::max(begin, first);
+  for (int64_t tile = begin / kTileTokens * kTileTokens; tile < end; tile += kTileTokens) {
+    const Range tokens = {static_cast<int>(std::max(begin - tile, int64_t{0})),
+                          static_cast<int>(std::min<int64_t>(end - tile, kTileTokens))};
+    RunTile(tile, tokens, state);
+  }
+}
+
+void AttentionWorker::RunTile(int64_t tile_begin, Range tokens, const AttentionState& state) {
+  if (!args_.key.dense() && shape_.rotary_dim > 0) LoadCosSin(tile_begin, tokens);
+  const int first_head = unit_ * shape_.unit_heads;
+  const int key_groups = shape_.unit_heads / args_.key.heads_per_group;
+  for (int g = 0; g < key_groups; ++g) {
+    ScoreKeyGroup(first_head / args_.key.heads_per_group + g, tile_begin, tokens);
+  }
+  Softmax(tile_begin, state);
+  const int value_groups = shape_.unit_heads / args_.value.heads_per_group;
+  for (int g = 0; g < value_groups; ++g) {
+    AddValueGroup(first_head / args_.value.heads_per_group + g, tile_begin, tokens, state);
+  }
+}
+
+void AttentionWorker::LoadCosSin(int64_t tile_begin, Range tokens) {
+  const int64_t width = RoundUp(shape_.rotary_dim, kVectorPad);
+  for (int t = tokens.begin; t < tokens.end; ++t) {
+    std::memcpy(staging_ + t * width,
+                args_.cos_sin.ptr<float>() + (tile_begin + t) * args_.cos_sin.stride[0],
+                shape_.rotary_dim * sizeof(float));
+  }
+  kernels_.transpose(staging_, width, static_cast<int>(RoundUp(tokens.end, kVectorPad)),
+                     static_cast<int>(width), cos_sin_, kTileTokens);
+}
+
+void AttentionWorker::LoadRows(const LatentSegment& segment, int64_t tile_begin, Range tokens,
+                               float* out, int64_t ld_out) const {
+  const LatentPool& pool = args_.pool;
+  const int32_t* table =
+      args_.block_tables.ptr<int32_t>() + block_->sequence * args_.block_tables.stride[0];
+  for (int t = tokens.begin; t < tokens.end; ++t) {
+    const int64_t position = tile_begin + t;
+    const int64_t offset = position % pool.block_size;
+    const std::byte* block = pool.data + table[position / pool.block_size] * pool.block_bytes;
+    float scale = 0.0f, zero = 0.0f;
+    if (IsQuantized(segment.format)) {
+      uint16_t bits[2];
+      std::memcpy(bits, block + segment.scales_offset + offset * kScaleBytes, sizeof(bits));
+      scale = F16ToF32(bits[0]);
+      zero = F16ToF32(bits[1]);
+    }
+    kernels_.unpack(segment.format, block + segment.codes_offset + offset * segment.row_bytes,
+                    scale, zero, segment.rank, out + t * ld_out);
+  }
+}
+
+void AttentionWorker::ScoreKeyGroup(int group, int64_t tile_begin, Range tokens) {
+  const LatentSegment& segment = args_.key.groups[group];
+  const int columns = static_cast<int>(RoundUp(tokens.end, kVectorPad));
+  LoadRows(segment, tile_begin, tokens, staging_, staging_width_);
+  if (!args_.key.dense()) {
+    kernels_.transpose(staging_, staging_width_, columns,
+                       static_cast<int>(RoundUp(segment.rank, kVectorPad)), latents_, kTileTokens);
+  }
+  const int row_count = rows_per_head();
+  for (int h = 0; h < args_.key.heads_per_group; ++h) {
+    const int head = group * args_.key.heads_per_group + h;
+    if (args_.key.dense()) {
+      kernels_.transpose(staging_ + h * shape_.head_dim, staging_width_, columns,
+                         shape_.head_dim_padded, keys_, kTileTokens);
+    } else {
+      RebuildKeys(group, h, columns);
+      FinishKeys(head, columns);
+    }
+    const int64_t row = static_cast<int64_t>(head - unit_ * shape_.unit_heads) * row_count;
+    kernels_.gemm({.a = queries_ + row * shape_.head_dim_padded,
+                   .lda = shape_.head_dim_padded,
+                   .b = keys_,
+                   .ldb = kTileTokens,
+                   .c = scores_ + row * kTileTokens,
+                   .ldc = kTileTokens,
+                   .m = row_count,
+                   .n = columns,
+                   .k = shape_.head_dim});
+  }
+}
+
+void AttentionWorker::RebuildKeys(int group, int head_in_group, int columns) {
+  const Tensor& up = args_.key.up[group];
+  const int rank = args_.key.groups[group].rank;
+  const int64_t element = static_cast<int64_t>(SizeOf(up.dtype));
+  for (int row = 0; row < shape_.head_dim; row += kPanelRows) {
+    const int count = std::min(kPanelRows, shape_.head_dim - row);
+    const char* source =
+        up.ptr<char>() + (head_in_group * shape_.head_dim + row) * up.stride[0] * element;
+    GemmBlock gemm = {.b = latents_,
+                      .ldb = kTileTokens,
+                      .c = keys_ + row * kTileTokens,
+                      .ldc = kTileTokens,
+                      .m = count,
+                      .n = columns,
+                      .k = rank};
+    if (up.dtype == DType::kF32) {
+      gemm.a = reinterpret_cast<const float*>(source);
+      gemm.lda = up.stride[0];
+    } else {
+      for (int i = 0; i < count; ++i) {
+        kernels_.to_f32(up.dtype, source + i * up.stride[0] * element, rank, panel_ + i * rank);
+      }
+      gemm.a = panel_;
+      gemm.lda = rank;
+    }
+    kernels_.gemm(gemm);
+  }
+}
+
+void AttentionWorker::FinishKeys(int head, int columns) {
+  FinishKeysBlock block;
+  block.keys = keys_;
+  block.head_dim = shape_.head_dim;
+  block.columns = columns;
+  if (args_.key_bias.defined()) {
+    const char* bias = args_.key_bias.ptr<char>() +
+                       static_cast<int64_t>(head) * shape_.head_dim * SizeOf(args_.key_bias.dtype);
+    kernels_.to_f32(args_.key_bias.dtype, bias, shape_.head_dim, vectors_);
+    block.bias = vectors_;
+  }
+  if (args_.k_norm.defined()) {
+    float* norm = vectors_ + shape_.head_dim;
+    kernels_.to_f32(args_.k_norm.dtype, args_.k_norm.data, shape_.head_dim, norm);
+    for (int i = 0; i < shape_.head_dim; ++i) norm[i] += args_.k_norm_offset;
+    block.norm = norm;
+    block.norm_eps = args_.k_norm_eps;
+  }
+  if (shape_.rotary_dim > 0) block.cos_sin = cos_sin_;
+  block.rotary_dim = shape_.rotary_dim;
+  kernels_.finish_keys(block);
+}
+
+void AttentionWorker::Softmax(int64_t tile_begin, const AttentionState& state) {
+  int row = 0;
+  for (int h = 0; h < shape_.unit_heads * shape_.queries_per_kv; ++h) {
+    for (int i = 0; i < block_->num_queries; ++i, ++row) {
+      const Range seen = Visible(i, tile_begin);
+      if (seen.begin >= seen.end) continue;
+      const float shrink =
+          kernels_.softmax_tile(scores_ + static_cast<int64_t>(row) * kTileTokens, seen.begin,
+                                seen.end, state.max + row, state.sum + row);
+      if (shrink != 1.0f) {
+        kernels_.scale(state.acc + static_cast<int64_t>(row) * shape_.row_width, shape_.row_width,
+                       shrink);
+      }
+    }
+  }
+}
+
+void AttentionWorker::AddValueGroup(int group, int64_t tile_begin, Range tokens,
+                                    const AttentionState& state) {
+  const LatentSegment& segment = args_.value.groups[group];
+  LoadRows(segment, tile_begin, tokens, staging_, staging_width_);
+  const bool dense = args_.value.dense();
+  const int width = dense ? shape_.head_dim : segment.rank;
+  const int row_count = rows_per_head();
+  for (int h = 0; h < args_.value.heads_per_group; ++h) {
+    const int head = group * args_.value.heads_per_group + h - unit_ * shape_.unit_heads;
+    const float* values = staging_ + (dense ? h * shape_.head_dim : 0);
+    // Neighbouring rows that see the same tokens go together; a row's own sum does not change.
+    for (int row = 0; row < row_count;) {
+      const Range seen = Visible(row % block_->num_queries, tile_begin);
+      int next = row + 1;
+      for (; next < row_count; ++next) {
+        const Range other = Visible(next % block_->num_queries, tile_begin);
+        if (other.begin != seen.begin || other.end != seen.end) break;
+      }
+      const int64_t first = static_cast<int64_t>(head) * row_count + row;
+      if (seen.begin < seen.end) {
+        kernels_.gemm({.a = scores_ + first * kTileTokens + seen.begin,
+                       .lda = kTileTokens,
+                       .b = values + seen.begin * staging_width_,
+                       .ldb = staging_width_,
+                       .c = state.acc + first * shape_.row_width,
+                       .ldc = shape_.row_width,
+                       .m = next - row,
+                       .n = static_cast<int>(RoundUp(width, kVectorPad)),
+                       .k = seen.end - seen.begin,
+                       .accumulate = true});
+      }
+      row = next;
+    }
+  }
+}
+
+void AttentionWorker::Merge(const AttentionState& part, const AttentionState& total) const {
+  for (int row = 0; row < rows(); ++row) {
+    if (part.max[row] == kMinusInfinity) continue;
+    float* acc = total.acc + static_cast<int64_t>(row) * shape_.row_width;
+    const float* other = part.acc + static_cast<int64_t>(row) * shape_.row_width;
+    if (total.max[row] == kMinusInfinity) {
+      std::memcpy(acc, other, shape_.row_width * sizeof(float));
+      total.max[row] = part.max[row];
+      total.sum[row] = part.sum[row];
+      continue;
+    }
+    const float max = std::max(total.max[row], part.max[row]);
+    const float keep = std::exp(total.max[row] - max), add = std::exp(part.max[row] - max);
+    for (int i = 0; i < shape_.row_width; ++i) acc[i] = acc[i] * keep + other[i] * add;
+    total.sum[row] = total.sum[row] * keep + part.sum[row] * add;
+    total.max[row] = max;
+  }
+}
+
+void AttentionWorker::Finish(const AttentionState& state) const {
+  const int32_t first_row = args_.cu_seqlens.ptr<int32_t>()[block_->sequence] + block_->first_query;
+  const int count = block_->num_queries, head_dim = shape_.head_dim;
+  for (int h = 0; h < shape_.unit_heads * shape_.queries_per_kv; ++h) {
+    const int q_head = unit_ * shape_.unit_heads * shape_.queries_per_kv + h;
+    const int kv_head = q_head / shape_.queries_per_kv;
+    float* out =
+        args_.out.ptr<float>() + first_row * args_.out.stride[0] + q_head * args_.out.stride[1];
+    float* acc = state.acc + static_cast<int64_t>(h) * count * shape_.row_width;
+    for (int i = 0; i < count; ++i) {
+      const float sum = state.sum[h * count + i];
+      kernels_.scale(acc + static_cast<int64_t>(i) * shape_.row_width, shape_.row_width,
+                     sum > 0.0f ? 1.0f / sum : 0.0f);
+    }
+    if (args_.value.dense()) {
+      for (int i = 0; i < count; ++i) {
+        std::memcpy(out + i * args_.out.stride[0], acc + static_cast<int64_t>(i) * shape_.row_width,
+                    head_dim * sizeof(float));
+      }
+      continue;
+    }
+    const int group = kv_head / args_.value.heads_per_group;
+    const Tensor& up = args_.value.up[group];
+    MatmulBlock block;
+    block.x = acc;
+    block.x_stride = shape_.row_width;
+    block.rows = count;
+    block.weight = up.ptr<char>() + kv_head % args_.value.heads_per_group * head_dim *
+                                        up.stride[0] * static_cast<int64_t>(SizeOf(up.dtype));
+    block.weight_stride = up.stride[0];
+    block.cols = head_dim;
+    block.depth = args_.value.groups[group].rank;
+    if (args_.value_bias.defined()) {
+      const char* bias = args_.value_bias.ptr<char>() +
+                         static_cast<int64_t>(kv_head) * head_dim * SizeOf(args_.value_bias.dtype);
+      kernels_.to_f32(args_.value_bias.dtype, bias, head_dim, vectors_);
+      block.bias = vectors_;
+    }
+    block.out = out;
+    block.out_stride = args_.out.stride[0];
+    block.panel = panel_;
+    kernels_.matmul(up.dtype, block);
+  }
+}
+
+}  // namespace palu::cpu

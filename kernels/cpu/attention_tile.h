@@ -1,0 +1,99 @@
+// What one thread does for latent attention: a block of queries of one sequence against a stretch
+// of the context, for one unit of KV heads.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/scratch.h"
+
+namespace palu::cpu {
+
+// Shapes of one call. A unit is the smallest run of KV heads that covers whole key groups and whole
+// value groups. Row (h, q, i) of a unit's state is query i of its KV head h's query head q.
+struct AttentionShape {
+  int q_heads = 0, kv_heads = 0, queries_per_kv = 0;
+  int head_dim = 0, head_dim_padded = 0;
+  int rotary_dim = 0;
+  int unit_heads = 0, units = 0;
+  int row_width = 0;  // floats per row of accumulated values
+
+  int UnitRows(int queries) const { return unit_heads * queries_per_kv * queries; }
+};
+
+AttentionShape MakeShape(const LatentAttentionArgs& args);
+
+// Online softmax of some rows: largest score, sum of weights, weighted sum of value rows.
+struct AttentionState {
+  float* acc = nullptr;  // [rows, row_width]
+  float* max = nullptr;  // [rows]
+  float* sum = nullptr;  // [rows]
+
+  static int64_t Floats(int64_t rows, int64_t row_width) { return rows * (row_width + 2); }
+  static AttentionState At(float* memory, int64_t rows, int64_t row_width);
+};
+
+// Bytes of scratch that a thread needs for blocks up to these limits.
+AttentionSizes SizesFor(const StepLimits& limits);
+
+// Runs on one thread; lives for one task.
+class AttentionWorker {
+ public:
+  AttentionWorker(const KernelTable& kernels, const LatentAttentionArgs& args,
+                  const AttentionShape& shape, const AttentionSizes& sizes, float* memory);
+
+  // Chooses what the calls below are about.
+  void Select(const QueryBlock* block, int unit);
+
+  // The thread's own states, for blocks that one task handles alone.
+  AttentionState part() const { return part_; }
+  AttentionState total() const { return total_; }
+
+  // state = attention over positions [begin, end).
+  void Run(int64_t begin, int64_t end, const AttentionState& state);
+  // total = total and part together.
+  void Merge(const AttentionState& part, const AttentionState& total) const;
+  // Normalizes and writes the output rows; overwrites state.
+  void Finish(const AttentionState& state) const;
+
+ private:
+  struct Range {
+    int begin, end;
+  };
+
+  int rows() const { return shape_.UnitRows(block_->num_queries); }
+  int rows_per_head() const { return shape_.queries_per_kv * block_->num_queries; }
+  // Tokens of the tile that a query sees.
+  Range Visible(int query, int64_t tile_begin) const;
+  void LoadQueries();
+  void RunTile(int64_t tile_begin, Range tokens, const AttentionState& state);
+  void LoadCosSin(int64_t tile_begin, Range tokens);
+  // Tokens of one group as rows of floats.
+  void LoadRows(const LatentSegment& segment, int64_t tile_begin, Range tokens, float* out,
+                int64_t ld_out) const;
+  void ScoreKeyGroup(int group, int64_t tile_begin, Range tokens);
+  void RebuildKeys(int group, int head_in_group, int columns);
+  void FinishKeys(int head, int columns);
+  void Softmax(int64_t tile_begin, const AttentionState& state);
+  void AddValueGroup(int group, int64_t tile_begin, Range tokens, const AttentionState& state);
+
+  const KernelTable& kernels_;
+  const LatentAttentionArgs& args_;
+  const AttentionShape& shape_;
+  const QueryBlock* block_ = nullptr;
+  int unit_ = 0;
+
+  float* staging_;  // [kTileTokens, row_width]: rows as cached
+  float* latents_;  // [row_width, kTileTokens]: latents of a key group, transposed
+  float* keys_;     // [head_dim, kTileTokens]: keys of one head, transposed
+  float* cos_sin_;  // [rotary_dim, kTileTokens]
+  float* queries_;  // [rows, head_dim], scaled
+  float* scores_;   // [rows, kTileTokens]
+  float* panel_;    // [kPanelRows, row_width]: widened rows of an up matrix
+  float* vectors_;  // [2, head_dim]: bias, norm
+  int64_t staging_width_;
+  AttentionState part_, total_;
+};
+
+}  // namespace palu::cpu

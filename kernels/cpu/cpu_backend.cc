@@ -1,0 +1,117 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <new>
+#include <stdexcept>
+
+namespace palu::cpu {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+// A number of bytes in a one-number file such as memory.max of a cgroup; 0 if there is none.
+size_t ReadNumber(const char* path) {
+  std::ifstream file(path);
+  size_t value = 0;
+  return file >> value ? value : 0;
+}
+
+size_t MemAvailable() {
+  std::ifstream file("/proc/meminfo");
+  std::string key;
+  size_t kib = 0;
+  while (file >> key >> kib) {
+    if (key == "MemAvailable:") return kib << 10;
+    file.ignore(64, '\n');
+  }
+  return 0;
+}
+
+bool Runs(const KernelTable* kernels) {
+  if (kernels == nullptr) return false;
+#if defined(__x86_64__)
+  if (kernels == Avx512Kernels()) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  }
+  if (kernels == Avx2Kernels()) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c");
+  }
+#endif
+  return true;
+}
+
+const KernelTable* ChooseKernels(const std::string& isa) {
+  std::string available;
+  for (const KernelTable* kernels : {Avx512Kernels(), Avx2Kernels(), PortableKernels()}) {
+    if (!Runs(kernels)) continue;
+    if (isa == "auto" || isa == kernels->name) return kernels;
+    available += std::string(", ") + kernels->name;
+  }
+  throw std::runtime_error("cpu_isa: \"" + isa + "\" is not available here; available: auto" +
+                           available);
+}
+
+}  // namespace
+
+CpuBackend::CpuBackend(const KernelTable* kernels, int threads)
+    : kernels_(kernels), pool_(threads) {}
+
+Buffer CpuBackend::Allocate(size_t bytes) {
+  const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
+  void* data = nullptr;
+  if (posix_memalign(&data, alignment, std::max<size_t>(bytes, 1)) != 0) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+  if (alignment == kHugePage) madvise(data, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
+  return Buffer(this, data, bytes);
+}
+
+void CpuBackend::Free(void* data, size_t bytes) { std::free(data); }
+
+size_t CpuBackend::FreeBytes() const {
+  const size_t available = MemAvailable();
+  const size_t limit = ReadNumber("/sys/fs/cgroup/memory.max");
+  if (limit == 0) return available;
+  const size_t used = ReadNumber("/sys/fs/cgroup/memory.current");
+  return std::min(available, limit > used ? limit - used : 0);
+}
+
+size_t CpuBackend::TotalBytes() const {
+  const size_t total = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  const size_t limit = ReadNumber("/sys/fs/cgroup/memory.max");
+  return limit == 0 ? total : std::min(total, limit);
+}
+
+void CpuBackend::CopyToDevice(void* dst, const void* src, size_t bytes) {
+  if (bytes > 0) std::memcpy(dst, src, bytes);
+}
+
+void CpuBackend::CopyToHost(void* dst, const void* src, size_t bytes) {
+  if (bytes > 0) std::memcpy(dst, src, bytes);
+}
+
+size_t CpuBackend::Reserve(const StepLimits& limits) {
+  return scratch_.Reserve(limits, pool_.size());
+}
+
+std::unique_ptr<Backend> CreateCpuBackend(const BackendOptions& options) {
+  constexpr int kMaxThreads = 1024;
+  const KernelTable* kernels = ChooseKernels(options.cpu_isa);
+  if (options.cpu_threads < 0 || options.cpu_threads > kMaxThreads) {
+    throw std::runtime_error("cpu_threads: " + std::to_string(options.cpu_threads) +
+                             " is out of range; expected 0 (all cores) to 1024");
+  }
+  const int threads = options.cpu_threads == 0 ? UsableCores() : options.cpu_threads;
+  return std::make_unique<CpuBackend>(kernels, threads);
+}
+
+}  // namespace palu::cpu

@@ -1,0 +1,62 @@
+// The CPU backend: f32 activations, weights as stored (f32, bf16, f16), one loop per op over a
+// thread pool, inner loops by instruction set (kernel_table.h).
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/parallel_for.h"
+#include "kernels/cpu/scratch.h"
+
+namespace palu::cpu {
+
+// Owned by the program; ops and Reserve are called by one thread at a time, Allocate and Free by
+// any. Every op runs to completion before it returns.
+class CpuBackend : public Backend {
+ public:
+  CpuBackend(const KernelTable* kernels, int threads);
+
+  std::string name() const override { return "cpu"; }
+  std::string isa() const override { return kernels_->name; }
+  DType activation_dtype() const override { return DType::kF32; }
+  bool host_memory() const override { return true; }
+  int threads() const { return pool_.size(); }
+
+  Buffer Allocate(size_t bytes) override;
+  void Free(void* data, size_t bytes) override;
+  size_t FreeBytes() const override;
+  size_t TotalBytes() const override;
+  void CopyToDevice(void* dst, const void* src, size_t bytes) override;
+  void CopyToHost(void* dst, const void* src, size_t bytes) override;
+  void Synchronize() override {}
+
+  size_t Reserve(const StepLimits& limits) override;
+  void RunStep(uint64_t key, const std::function<void()>& fn) override { fn(); }
+
+  void Embedding(const EmbeddingArgs& args) override;
+  void RmsNorm(const RmsNormArgs& args) override;
+  void Matmul(const MatmulArgs& args) override;
+  void Add(const AddArgs& args) override;
+  void Rope(const RopeArgs& args) override;
+  void Hadamard(const HadamardArgs& args) override;
+  void GatedActivation(const GatedActivationArgs& args) override;
+  void Moe(const MoeArgs& args) override;
+  void LatentWrite(const LatentWriteArgs& args) override;
+  void LatentAttention(const LatentAttentionArgs& args) override;
+  void GatherRows(const GatherRowsArgs& args) override;
+  void Sample(const SampleArgs& args) override;
+
+ private:
+  const KernelTable* kernels_;
+  ThreadPool pool_;
+  Scratch scratch_;
+};
+
+// Throws std::runtime_error naming options.cpu_isa when the processor or the build lacks it.
+std::unique_ptr<Backend> CreateCpuBackend(const BackendOptions& options);
+
+}  // namespace palu::cpu

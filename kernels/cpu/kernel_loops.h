@@ -1,0 +1,31 @@
+// All inner loops for the instruction set of the including file, gathered into a KernelTable.
+#pragma once
+
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/simd.h"
+#include "kernels/cpu/simd_attention.h"
+#include "kernels/cpu/simd_matmul.h"
+#include "kernels/cpu/simd_rows.h"
+#include "kernels/cpu/simd_unpack.h"
+
+namespace palu::cpu::PALU_SIMD_NAMESPACE {
+
+static constexpr KernelTable MakeTable(const char* name) {
+  return {
+      .name = name,
+      .matmul = Matmul,
+      .gemm = Gemm,
+      .finish_keys = FinishKeys,
+      .to_f32 = ToF32,
+      .unpack = Unpack,
+      .transpose = Transpose,
+      .softmax_tile = SoftmaxTile,
+      .scale = Scale,
+      .rms_norm = RmsNorm,
+      .silu_mul = SiluMul,
+      .gelu_tanh_mul = GeluTanhMul,
+      .exp_shifted = ExpShifted,
+  };
+}
+
+}  // namespace palu::cpu::PALU_SIMD_NAMESPACE

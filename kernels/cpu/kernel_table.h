@@ -1,0 +1,109 @@
+// The inner loops that are compiled once per instruction set, behind function pointers. Pointers
+// are host memory; strides and leading dimensions count elements; all floats are f32 unless a DType
+// says otherwise. Nothing here allocates; all functions are thread-safe.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/dtype.h"
+#include "kernels/latent_format.h"
+
+namespace palu::cpu {
+
+// Columns of weights that a matmul converts to f32 at a time when they serve many rows.
+inline constexpr int kPanelCols = 4;
+// Rows of outer-product operands are padded to a multiple of this many floats.
+inline constexpr int kVectorPad = 16;
+// Cached tokens that attention handles at a time. Tiles start at multiples of it, whatever the
+// chunk, so that a query's arithmetic depends on its own position only.
+inline constexpr int kTileTokens = 64;
+
+constexpr int64_t RoundUp(int64_t n, int64_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+// out[r][n] = x[r] . weight[n] (+ bias[n]) (+ out[r][n] when accumulate). The sum over depth is
+// taken in the same order for every row, whatever the number of rows.
+struct MatmulBlock {
+  const float* x = nullptr;  // [rows, depth]
+  int64_t x_stride = 0;
+  int64_t rows = 0;
+  const void* weight = nullptr;  // [cols, depth] f32, bf16 or f16
+  int64_t weight_stride = 0;
+  int64_t cols = 0;
+  int64_t depth = 0;
+  const float* bias = nullptr;  // [cols] or null
+  float* out = nullptr;         // [rows, cols]
+  int64_t out_stride = 0;
+  bool accumulate = false;
+  float* panel = nullptr;  // scratch [kPanelCols, depth], or null to convert per row
+};
+
+// c = a b, or c += a b: rows of a against columns of b, the sum over k taken in order.
+struct GemmBlock {
+  const float* a = nullptr;  // [m, k]
+  int64_t lda = 0;
+  const float* b = nullptr;  // [k, n]
+  int64_t ldb = 0;
+  float* c = nullptr;  // [m, n]
+  int64_t ldc = 0;
+  int m = 0;
+  int n = 0;  // multiple of kVectorPad
+  int k = 0;
+  bool accumulate = false;
+};
+
+// Turns rebuilt keys of one head into keys as attended to: bias, norm, rotation; columns are
+// tokens.
+struct FinishKeysBlock {
+  float* keys = nullptr;  // [head_dim, kTileTokens]
+  int head_dim = 0;
+  int columns = 0;              // multiple of kVectorPad
+  const float* bias = nullptr;  // [head_dim] or null
+  const float* norm = nullptr;  // [head_dim], offset added, or null
+  float norm_eps = 0.0f;
+  const float* cos_sin = nullptr;  // [rotary_dim, kTileTokens]: cosines, then sines; or null
+  int rotary_dim = 0;
+};
+
+struct KernelTable {
+  const char* name;
+
+  void (*matmul)(DType weight_dtype, const MatmulBlock& block);
+  void (*gemm)(const GemmBlock& block);
+  void (*finish_keys)(const FinishKeysBlock& block);
+
+  // out[i] = x[i] as f32.
+  void (*to_f32)(DType dtype, const void* x, int64_t n, float* out);
+
+  // One token's latent row; scale and zero only for quantized formats. Writes rank floats.
+  void (*unpack)(LatentFormat format, const std::byte* row, float scale, float zero, int rank,
+                 float* out);
+
+  // out[c * ld_out + r] = in[r * ld_in + c]; rows and cols are multiples of kVectorPad.
+  void (*transpose)(const float* in, int64_t ld_in, int rows, int cols, float* out, int64_t ld_out);
+
+  // One online-softmax update over scores [kTileTokens] of which [begin, end) are visible: scores
+  // become weights (0 outside), max and sum are carried on; returns the factor by which what was
+  // summed with earlier weights must shrink.
+  float (*softmax_tile)(float* scores, int begin, int end, float* max, float* sum);
+
+  // x[i] *= factor.
+  void (*scale)(float* x, int64_t n, float factor);
+  // out[i] = x[i] / rms(x) * (weight[i] + offset); weight of the given dtype.
+  void (*rms_norm)(const float* x, DType weight_dtype, const void* weight, int64_t n, float eps,
+                   float offset, float* out);
+  // out[i] = act(gate[i]) * up[i].
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  void (*gelu_tanh_mul)(const float* gate, const float* up, int64_t n, float* out);
+  // out[i] = e^(x[i] - shift).
+  void (*exp_shifted)(const float* x, int64_t n, float shift, float* out);
+};
+
+// Null where this build has no code for the instruction set.
+const KernelTable* PortableKernels();
+const KernelTable* Avx2Kernels();
+const KernelTable* Avx512Kernels();
+
+}  // namespace palu::cpu

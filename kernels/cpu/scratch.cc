@@ -1,0 +1,63 @@
+#include "kernels/cpu/scratch.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/kernel_table.h"
+
+namespace palu::cpu {
+namespace {
+
+// Partial results of split attention: enough for every thread to have two tasks of 16 splits, but
+// never more than this.
+constexpr int64_t kMaxPartialFloats = int64_t{16} << 20;
+
+template <typename T>
+size_t Take(std::vector<T>* buffer, size_t count) {
+  buffer->assign(count, T{});
+  return count * sizeof(T);
+}
+
+size_t ReserveMoe(const StepLimits& limits, Scratch* scratch) {
+  if (limits.max_experts == 0) return 0;
+  const size_t tokens = limits.max_tokens;
+  return Take(&scratch->expert_weights, tokens * limits.max_experts) +
+         Take(&scratch->expert_tokens, tokens) +
+         Take(&scratch->expert_x, tokens * limits.hidden_size) +
+         Take(&scratch->expert_gate, tokens * limits.max_intermediate) +
+         Take(&scratch->expert_up, tokens * limits.max_intermediate);
+}
+
+size_t ReserveAttention(const StepLimits& limits, int threads, Scratch* scratch) {
+  if (limits.max_q_heads == 0) return 0;
+  scratch->attention = SizesFor(limits);
+  const AttentionSizes& sizes = scratch->attention;
+  constexpr int64_t kSplits = 16, kTasks = 2;
+  const int64_t partials =
+      std::min(kMaxPartialFloats, kTasks * threads * kSplits *
+                                      AttentionState::Floats(limits.max_q_heads, sizes.row_width));
+  scratch->query_blocks.reserve(limits.max_tokens);
+  return Take(&scratch->attention_threads, sizes.floats_per_thread * threads) +
+         Take(&scratch->partials, partials) + limits.max_tokens * sizeof(QueryBlock);
+}
+
+size_t ReserveSample(const StepLimits& limits, int threads, Scratch* scratch) {
+  const size_t entries = static_cast<size_t>(limits.vocab_size) * threads;
+  return Take(&scratch->sample_logits, entries) + Take(&scratch->sample_probabilities, entries) +
+         Take(&scratch->sample_counts, entries) + Take(&scratch->sample_candidates, entries);
+}
+
+}  // namespace
+
+size_t Scratch::Reserve(const StepLimits& new_limits, int num_threads) {
+  limits = new_limits;
+  threads = num_threads;
+  const int64_t depth =
+      std::max({limits.hidden_size, limits.max_intermediate, limits.max_row_numbers,
+                limits.max_q_heads * limits.max_head_dim});
+  panel_floats = static_cast<size_t>(RoundUp(depth * kPanelCols, kVectorPad));
+  return Take(&panels, panel_floats * threads) + ReserveMoe(limits, this) +
+         ReserveAttention(limits, threads, this) + ReserveSample(limits, threads, this);
+}
+
+}  // namespace palu::cpu

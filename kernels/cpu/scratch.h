@@ -1,0 +1,60 @@
+// Scratch memory of the CPU ops, taken once by Backend::Reserve.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/backend.h"
+
+namespace palu::cpu {
+
+// A run of queries of one sequence that attention handles together.
+struct QueryBlock {
+  int sequence = 0;
+  int first_query = 0;  // within the sequence's queries of this step
+  int num_queries = 0;
+  int first_position = 0;  // of first_query
+  int splits = 1;          // stretches of the context that are summed apart
+  int64_t first_task = 0;
+  int64_t partial_offset = 0;  // floats, into Scratch::partials
+};
+
+// Sizes of attention's buffers for one thread, floats unless said otherwise.
+struct AttentionSizes {
+  int rows = 0;       // (query head, query) pairs at a time
+  int row_width = 0;  // longest latent group or head, padded
+  int head_dim = 0;   // padded
+  size_t floats_per_thread = 0;
+};
+
+// Plain buffers; who uses which is said beside each. Not thread-safe: per-thread parts are indexed
+// by the pool's thread number.
+struct Scratch {
+  StepLimits limits;
+  int threads = 1;
+
+  // matmul: widened weights, [threads][panel_floats]
+  size_t panel_floats = 0;
+  std::vector<float> panels;
+
+  // moe
+  std::vector<float> expert_weights;                    // [T, max_experts]
+  std::vector<int32_t> expert_tokens;                   // [T]
+  std::vector<float> expert_x, expert_gate, expert_up;  // gathered rows of one expert
+
+  // latent_attention
+  AttentionSizes attention;
+  std::vector<float> attention_threads;  // [threads][floats_per_thread]
+  std::vector<float> partials;
+  std::vector<QueryBlock> query_blocks;
+
+  // sample, [threads][V] each
+  std::vector<float> sample_logits, sample_probabilities;
+  std::vector<int32_t> sample_counts, sample_candidates;
+
+  // Takes everything; returns bytes.
+  size_t Reserve(const StepLimits& new_limits, int num_threads);
+};
+
+}  // namespace palu::cpu

@@ -1,0 +1,95 @@
+// Latent rows as stored in the cache, back to f32. Layouts of the codes: latent_format.h.
+#pragma once
+
+namespace palu::cpu::PALU_SIMD_NAMESPACE {
+
+static inline uint32_t Byte(const std::byte* p) { return static_cast<uint32_t>(*p); }
+
+// Code i of a row of rank numbers (rank decides where int3's plane of high bits starts).
+template <LatentFormat kFormat>
+static inline uint32_t CodeAt(const std::byte* row, int rank, int i) {
+  if constexpr (kFormat == LatentFormat::kInt8) return Byte(row + i);
+  if constexpr (kFormat == LatentFormat::kInt4) return (Byte(row + i / 2) >> (4 * (i % 2))) & 15u;
+  if constexpr (kFormat == LatentFormat::kInt2) return (Byte(row + i / 4) >> (2 * (i % 4))) & 3u;
+  const int padded = (rank + 7) / 8 * 8;
+  const uint32_t low = (Byte(row + i / 4) >> (2 * (i % 4))) & 3u;
+  return low | (((Byte(row + padded / 4 + i / 8) >> (i % 8)) & 1u) << 2);
+}
+
+#if defined(__AVX2__)
+
+// Codes i .. i + 7, i a multiple of 8.
+template <LatentFormat kFormat>
+static inline __m256i EightCodes(const std::byte* row, int rank, int i) {
+  const __m256i twos = _mm256_set_epi32(14, 12, 10, 8, 6, 4, 2, 0);
+  if constexpr (kFormat == LatentFormat::kInt8) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + i)));
+  } else if constexpr (kFormat == LatentFormat::kInt4) {
+    int32_t bits;
+    __builtin_memcpy(&bits, row + i / 2, 4);
+    const __m256i shifted = _mm256_srlv_epi32(_mm256_set1_epi32(bits), _mm256_slli_epi32(twos, 1));
+    return _mm256_and_si256(shifted, _mm256_set1_epi32(15));
+  } else {
+    uint16_t bits;
+    __builtin_memcpy(&bits, row + i / 4, 2);
+    __m256i codes = _mm256_srlv_epi32(_mm256_set1_epi32(bits), twos);
+    codes = _mm256_and_si256(codes, _mm256_set1_epi32(3));
+    if constexpr (kFormat == LatentFormat::kInt3) {
+      const int high = static_cast<int>(Byte(row + (rank + 7) / 8 * 2 + i / 8));
+      __m256i high_bits =
+          _mm256_srlv_epi32(_mm256_set1_epi32(high << 2), _mm256_srli_epi32(twos, 1));
+      codes = _mm256_or_si256(codes, _mm256_and_si256(high_bits, _mm256_set1_epi32(4)));
+    }
+    return codes;
+  }
+}
+
+template <LatentFormat kFormat>
+static inline int UnpackWhole(const std::byte* row, float scale, float zero, int rank, float* out) {
+  const __m256 s = _mm256_set1_ps(scale), z = _mm256_set1_ps(zero);
+  int i = 0;
+  for (; i + 8 <= rank; i += 8) {
+    const __m256 codes = _mm256_cvtepi32_ps(EightCodes<kFormat>(row, rank, i));
+    _mm256_storeu_ps(out + i, _mm256_add_ps(_mm256_mul_ps(codes, s), z));
+  }
+  return i;
+}
+
+#else
+
+template <LatentFormat kFormat>
+static inline int UnpackWhole(const std::byte*, float, float, int, float*) {
+  return 0;
+}
+
+#endif
+
+template <LatentFormat kFormat>
+static inline void UnpackCodes(const std::byte* row, float scale, float zero, int rank,
+                               float* out) {
+  for (int i = UnpackWhole<kFormat>(row, scale, zero, rank, out); i < rank; ++i) {
+    out[i] = scale * static_cast<float>(CodeAt<kFormat>(row, rank, i)) + zero;
+  }
+}
+
+static void Unpack(LatentFormat format, const std::byte* row, float scale, float zero, int rank,
+                   float* out) {
+  switch (format) {
+    case LatentFormat::kF32:
+      return Widen(reinterpret_cast<const float*>(row), rank, out);
+    case LatentFormat::kBF16:
+      return Widen(reinterpret_cast<const Bf16*>(row), rank, out);
+    case LatentFormat::kF16:
+      return Widen(reinterpret_cast<const F16*>(row), rank, out);
+    case LatentFormat::kInt8:
+      return UnpackCodes<LatentFormat::kInt8>(row, scale, zero, rank, out);
+    case LatentFormat::kInt4:
+      return UnpackCodes<LatentFormat::kInt4>(row, scale, zero, rank, out);
+    case LatentFormat::kInt3:
+      return UnpackCodes<LatentFormat::kInt3>(row, scale, zero, rank, out);
+    case LatentFormat::kInt2:
+      return UnpackCodes<LatentFormat::kInt2>(row, scale, zero, rank, out);
+  }
+}
+
+}  // namespace palu::cpu::PALU_SIMD_NAMESPACE

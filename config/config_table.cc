@@ -240,6 +240,8 @@ std::vector<ConfigKey> EngineKeys() {
               "the rest."),
       Integer("engine.max_queue_requests", 1, kMaxInt, PALU_FIELD(engine.max_queue_requests),
               "Requests that may wait; more are refused with 429."),
+      Bool("engine.prefix_caching", PALU_FIELD(engine.prefix_caching),
+           "Whether prompts share the cached blocks of earlier prompts with the same beginning."),
       Integer("engine.max_unread_tokens", 1, kMaxInt, PALU_FIELD(engine.max_unread_tokens),
               "A stream is cancelled once its client has left so many tokens unread."),
   };

@@ -1,0 +1,176 @@
+#include "tests/engine/fake_runner.h"
+
+#include <algorithm>
+
+namespace palu::testing {
+namespace {
+
+constexpr int32_t kPoison = -77;
+
+bool Contains(const std::vector<int32_t>& ids, int32_t id) {
+  return std::find(ids.begin(), ids.end(), id) != ids.end();
+}
+
+bool IsStop(const EngineLimits& limits, const SamplingParams& params, int32_t id) {
+  return (!params.ignore_eos && Contains(limits.eos_token_ids, id)) ||
+         Contains(params.stop_token_ids, id);
+}
+
+}  // namespace
+
+int32_t FakeDraw(const EngineLimits& limits, const SamplingParams& params, uint64_t history,
+                 uint64_t seed, int64_t draw_index, bool hold_back_stop) {
+  uint64_t base = history;
+  if (params.temperature > 0) base = Mix(Mix(base, seed), draw_index);
+  base = Mix(base, 3) >> 11;
+  while (hold_back_stop && IsStop(limits, params, static_cast<int32_t>(base % limits.vocab_size))) {
+    ++base;
+  }
+  return static_cast<int32_t>(base % limits.vocab_size);
+}
+
+ReferenceOutput RunAlone(const EngineLimits& limits, const Request& request, uint64_t seed) {
+  const SamplingParams& params = request.sampling;
+  ReferenceOutput out;
+  std::vector<int32_t> tokens = request.prompt;
+  const int prompt = static_cast<int>(tokens.size());
+  const int pool = limits.num_blocks * limits.block_tokens;
+  for (int drawn = 0;; ++drawn) {
+    const bool context_full = prompt + drawn >= limits.max_context_tokens;
+    const bool pool_full = prompt + drawn > pool;
+    if (drawn >= params.max_tokens || context_full || pool_full) return out;
+    const bool hold_back = drawn < params.min_tokens;
+    const int32_t id =
+        FakeDraw(limits, params, HistoryHash(tokens, tokens.size()), seed, drawn, hold_back);
+    tokens.push_back(id);
+    out.tokens.push_back(id);
+    if (!hold_back && IsStop(limits, params, id)) {
+      out.finish = FinishReason::kStop;
+      out.stopped_by_token = true;
+      return out;
+    }
+  }
+}
+
+FakeRunner::FakeRunner(const EngineLimits& limits, const EngineOptions& options)
+    : limits_(limits),
+      options_(options),
+      cells_(static_cast<size_t>(limits.num_blocks) * limits.block_tokens, {kPoison, kPoison}) {}
+
+StepResult FakeRunner::Run(const StepBatch& batch) {
+  const int step = steps_++;
+  if (step_time.count() > 0) std::this_thread::sleep_for(step_time);
+  if (step == throw_at_step) throw std::runtime_error("fake device fault");
+  max_step_tokens_ = std::max<int>(max_step_tokens_, batch.num_tokens());
+  max_step_sequences_ = std::max<int>(max_step_sequences_, batch.num_sequences());
+  CheckShape(batch);
+  Copy(batch);
+  Write(batch);
+  StepResult result;
+  for (const SampleRow& row : batch.rows) result.tokens.push_back(RunRow(batch, row));
+  return result;
+}
+
+void FakeRunner::PoisonFreeBlocks(const BlockAllocator& allocator) {
+  for (int block = 0; block < allocator.num_blocks(); ++block) {
+    if (allocator.ref_count(block) > 0) continue;
+    std::fill_n(cells_.begin() + block * limits_.block_tokens, limits_.block_tokens,
+                Cell{kPoison, kPoison});
+  }
+}
+
+std::vector<std::string> FakeRunner::violations() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return violations_;
+}
+
+void FakeRunner::Violation(const std::string& what) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (violations_.size() < 10) violations_.push_back(what);
+}
+
+void FakeRunner::CheckShape(const StepBatch& batch) {
+  const size_t tokens = batch.token_ids.size();
+  const size_t sequences = batch.context_lens.size();
+  if (tokens == 0 || static_cast<int>(tokens) > options_.step_tokens) Violation("token budget");
+  if (static_cast<int>(sequences) > options_.max_sequences) Violation("sequence budget");
+  if (static_cast<int>(batch.rows.size()) > batch.num_tokens() + options_.max_sequences) {
+    Violation("row budget");
+  }
+  if (batch.positions.size() != tokens || batch.slot_mapping.size() != tokens ||
+      batch.cu_seqlens.size() != sequences + 1 ||
+      batch.block_tables.size() != sequences * batch.max_blocks) {
+    Violation("array sizes");
+    return;
+  }
+  if (batch.cu_seqlens.front() != 0 || batch.cu_seqlens.back() != batch.num_tokens()) {
+    Violation("cu_seqlens");
+  }
+  for (size_t s = 0; s < sequences; ++s) {
+    const int count = batch.cu_seqlens[s + 1] - batch.cu_seqlens[s];
+    if (count < 1) Violation("empty sequence");
+    for (int i = 0; i < count; ++i) {
+      const int position = batch.context_lens[s] - count + i;
+      if (batch.positions[batch.cu_seqlens[s] + i] != position) Violation("position");
+    }
+  }
+}
+
+void FakeRunner::Copy(const StepBatch& batch) {
+  for (const auto& [from, to] : batch.block_copies) {
+    std::copy_n(cells_.begin() + from * limits_.block_tokens, limits_.block_tokens,
+                cells_.begin() + to * limits_.block_tokens);
+  }
+}
+
+void FakeRunner::Write(const StepBatch& batch) {
+  std::set<int64_t> written;
+  std::set<int64_t> written_blocks;
+  for (int s = 0; s < batch.num_sequences(); ++s) {
+    std::set<int64_t> own_blocks;
+    for (int t = batch.cu_seqlens[s]; t < batch.cu_seqlens[s + 1]; ++t) {
+      const int64_t slot = batch.slot_mapping[t];
+      if (slot < 0 || slot >= static_cast<int64_t>(cells_.size())) {
+        Violation("slot out of range");
+        continue;
+      }
+      if (!written.insert(slot).second) Violation("slot written twice");
+      own_blocks.insert(slot / limits_.block_tokens);
+      cells_[slot] = {batch.token_ids[t], batch.positions[t]};
+    }
+    for (const int64_t block : own_blocks) {
+      if (!written_blocks.insert(block).second) Violation("two sequences write one block");
+    }
+  }
+}
+
+OutputToken FakeRunner::RunRow(const StepBatch& batch, const SampleRow& row) {
+  const auto after =
+      std::upper_bound(batch.cu_seqlens.begin(), batch.cu_seqlens.end(), row.token_index);
+  const int s = static_cast<int>(after - batch.cu_seqlens.begin()) - 1;
+  const int32_t* table = batch.block_tables.data() + s * batch.max_blocks;
+  const int length = batch.positions[row.token_index] + 1;
+  std::vector<int32_t> seen;
+  for (int position = 0; position < length; ++position) {
+    const int32_t block = table[position / limits_.block_tokens];
+    if (block < 0 || block >= limits_.num_blocks) {
+      Violation("block table entry missing");
+      return {};
+    }
+    const Cell& cell = cells_[block * limits_.block_tokens + position % limits_.block_tokens];
+    if (cell.position != position) Violation("stale or foreign block");
+    seen.push_back(cell.token);
+  }
+  const uint64_t history = HistoryHash(seen, seen.size());
+  if (row.history != nullptr && *row.history != seen) Violation("history");
+  OutputToken out;
+  out.token = row.forced_token >= 0 ? row.forced_token
+                                    : FakeDraw(limits_, *row.params, history, row.seed,
+                                               row.draw_index, row.hold_back_stop);
+  out.logprob = FakeLogprob(history, out.token);
+  out.rank = 1;
+  for (int i = 0; i < row.num_logprobs; ++i) out.top.push_back({i, FakeLogprob(history, i)});
+  return out;
+}
+
+}  // namespace palu::testing

@@ -1,0 +1,88 @@
+// A StepRunner whose tokens depend on everything that the scheduler must get right, and the same
+// model run alone, without any cache.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine/cache/block_allocator.h"
+#include "engine/engine.h"
+#include "engine/step_batch.h"
+
+namespace palu::testing {
+
+inline uint64_t Mix(uint64_t hash, uint64_t value) {
+  hash = (hash ^ value) * 0x9e3779b97f4a7c15ull;
+  return hash ^ (hash >> 29);
+}
+
+// The history as the model sees it: tokens at their positions.
+inline uint64_t HistoryHash(const std::vector<int32_t>& tokens, size_t length) {
+  uint64_t hash = 17;
+  for (size_t i = 0; i < length; ++i) hash = Mix(Mix(hash, tokens[i]), i);
+  return hash;
+}
+
+inline float FakeLogprob(uint64_t history, int32_t token) {
+  return -static_cast<float>(Mix(history, token) % 1000) / 100.0f;
+}
+
+int32_t FakeDraw(const EngineLimits& limits, const SamplingParams& params, uint64_t history,
+                 uint64_t seed, int64_t draw_index, bool hold_back_stop);
+
+// What a request gives when it is run alone; seed is of this choice.
+struct ReferenceOutput {
+  std::vector<int32_t> tokens;
+  FinishReason finish = FinishReason::kLength;
+  bool stopped_by_token = false;
+};
+ReferenceOutput RunAlone(const EngineLimits& limits, const Request& request, uint64_t seed);
+
+// Keeps (token, position) per slot, written through slot_mapping and read back through the block
+// tables, and draws from the hash of what it reads: a wrong slot, position, copy or a block given
+// away too early changes the output. Used by one thread at a time; knobs are set before it is used.
+class FakeRunner : public StepRunner {
+ public:
+  FakeRunner(const EngineLimits& limits, const EngineOptions& options);
+
+  StepResult Run(const StepBatch& batch) override;
+  PhaseTimes last_times() const override { return {1e-5, 2e-5, 3e-5}; }
+
+  // Blocks that nobody holds must never be read again.
+  void PoisonFreeBlocks(const BlockAllocator& allocator);
+
+  std::chrono::microseconds step_time{0};
+  int throw_at_step = -1;
+  // Thread-safe.
+  int steps() const { return steps_; }
+  int max_step_tokens() const { return max_step_tokens_; }
+  int max_step_sequences() const { return max_step_sequences_; }
+  std::vector<std::string> violations() const;
+
+ private:
+  struct Cell {
+    int32_t token;
+    int32_t position;
+  };
+  void Violation(const std::string& what);
+  void Copy(const StepBatch& batch);
+  void Write(const StepBatch& batch);
+  void CheckShape(const StepBatch& batch);
+  OutputToken RunRow(const StepBatch& batch, const SampleRow& row);
+
+  const EngineLimits limits_;
+  const EngineOptions options_;
+  std::vector<Cell> cells_;
+  std::atomic<int> steps_{0}, max_step_tokens_{0}, max_step_sequences_{0};
+  mutable std::mutex mutex_;
+  std::vector<std::string> violations_;  // guarded by mutex_
+};
+
+}  // namespace palu::testing

@@ -1,0 +1,91 @@
+// Every family against logits of Hugging Face transformers in float32 (see the fixtures' README).
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "tests/model/model_harness.h"
+#include "tests/test_paths.h"
+
+namespace palu::testing {
+namespace {
+
+constexpr double kTolerance = 2e-3;  // of the standard deviation of the logits
+
+// llama-mha is only among the fixtures.
+std::string ZooDirectory(const std::string& name) {
+  const std::string ours = SourceDir() + "/tests/golden/zoo/" + name;
+  if (std::filesystem::exists(ours)) return ours;
+  return FixturesDir() + "/models/zoo/" + name;
+}
+
+class Zoo : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    directory_ = ZooDirectory(GetParam());
+    if (!std::filesystem::exists(directory_)) GTEST_SKIP() << "needs fixture zoo/" << GetParam();
+    golden_ = directory_ + "/golden.safetensors";
+    ids_ = GoldenIds(golden_, "ids");
+    logits_ = GoldenRows(golden_, "logits");
+  }
+
+  std::string directory_, golden_;
+  std::vector<std::vector<int32_t>> ids_;
+  std::vector<std::vector<float>> logits_;  // both sequences one after the other
+};
+
+TEST_P(Zoo, LogitsOfAllPositions) {
+  ModelHarness model(directory_);
+  const auto logits = model.Step({{0, ids_[0]}, {1, ids_[1]}});
+  const double error = RelativeError(logits, logits_);
+  EXPECT_LE(error, kTolerance);
+  RecordProperty("relative_error", std::to_string(error));
+}
+
+// Chunks of uneven length, sequences that start later and mixed batches give the same bits.
+TEST_P(Zoo, ChunkingAndBatchingDoNotChangeABit) {
+  ModelHarness whole(directory_), pieces(directory_);
+  const auto expected = whole.Step({{0, ids_[0]}, {1, ids_[1]}});
+  const size_t length = ids_[0].size();
+  std::vector<std::vector<float>> actual(2 * length);
+  const std::vector<size_t> cuts[2] = {{1, 1, 7, 16, 3, 30, 1, 37}, {0, 0, 50, 1, 1, 0, 29, 15}};
+  size_t done[2] = {0, 0};
+  for (size_t step = 0; step < cuts[0].size(); ++step) {
+    std::vector<Chunk> chunks;
+    std::vector<size_t> places;
+    for (const size_t s : {size_t{1}, size_t{0}}) {
+      const size_t count = cuts[s][step];
+      if (count == 0) continue;
+      const auto begin = ids_[s].begin() + static_cast<std::ptrdiff_t>(done[s]);
+      chunks.push_back({static_cast<int>(s), {begin, begin + static_cast<std::ptrdiff_t>(count)}});
+      for (size_t i = 0; i < count; ++i) places.push_back(s * length + done[s] + i);
+      done[s] += count;
+    }
+    const auto rows = pieces.Step(chunks);
+    for (size_t i = 0; i < rows.size(); ++i) actual[places[i]] = rows[i];
+  }
+  ASSERT_EQ(done[0], length);
+  ASSERT_EQ(done[1], length);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    ASSERT_EQ(actual[i], expected[i]) << "position " << i;
+  }
+}
+
+TEST_P(Zoo, GreedyContinuation) {
+  ModelHarness model(directory_);
+  const auto expected = GoldenIds(golden_, "greedy").at(0);
+  const auto prompt = GoldenIds(golden_, "greedy_prompt").at(0);
+  EXPECT_EQ(model.Greedy(0, prompt, static_cast<int>(expected.size())), expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, Zoo,
+                         ::testing::Values("llama-mha", "llama31-gqa", "mistral-swa", "qwen2",
+                                           "qwen3", "phi3", "mixtral-moe", "qwen3-moe", "gemma3"),
+                         [](const auto& zoo) {
+                           std::string name = zoo.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace palu::testing

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <fstream>
 #include <set>
+#include <sstream>
 #include <string_view>
 #include <utility>
 
@@ -109,6 +110,23 @@ void ApplyDocument(const YAML::Node& root, const std::string& name, ServerConfig
       throw ConfigError(source + ": " + section + ": found a value, expected a map of keys");
     }
     ApplySection(section, entry.second, name, config);
+  }
+}
+
+// By hand, because YAML::LoadAll never returns from some broken texts.
+void CheckOneDocument(const std::string& text, const std::string& name) {
+  std::istringstream lines(text);
+  bool started = false;
+  int number = 0;
+  for (std::string line; std::getline(lines, line);) {
+    ++number;
+    const bool marker = line.rfind("---", 0) == 0;
+    if (marker && started) {
+      throw ConfigError(name + ":" + std::to_string(number) +
+                        ": found a second document, expected one");
+    }
+    const size_t first = line.find_first_not_of(" \t\r");
+    started |= marker || (first != std::string::npos && line[first] != '#' && line[0] != '%');
   }
 }
 
@@ -231,9 +249,8 @@ void CheckCombinations(const ServerConfig& config) {
 
 void ApplyYaml(const std::string& text, const std::string& name, ServerConfig* config) {
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1) throw ConfigError(name + ": found several documents, expected one");
-    if (!documents.empty()) ApplyDocument(documents.front(), name, config);
+    CheckOneDocument(text, name);
+    ApplyDocument(YAML::Load(text), name, config);
   } catch (const YAML::Exception& error) {
     throw ConfigError(At(name, error.mark) + ": no valid YAML: " + error.msg);
   }

@@ -171,6 +171,8 @@ TEST(ServerConfigErrorTest, BrokenYamlIsOneErrorNotACrash) {
     EXPECT_EQ(error.rfind("f.yaml", 0), 0u) << text << " -> " << error;
     EXPECT_EQ(error.find('\n'), std::string::npos) << error;
   }
+  EXPECT_EQ(YamlError("# one\n%YAML 1.2\n---\nhttp:\n  port: 1\n---\nlog:\n"),
+            "f.yaml:6: found a second document, expected one");
   EXPECT_NE(YamlError(std::string(100000, '[')), "no error");
 }
 

@@ -1,0 +1,130 @@
+// Quantizes, packs and stores this step's latents: one warp per (token, group). Bound by reading x
+// and writing the packed rows once.
+#include <type_traits>
+
+#include "kernels/cuda/latent_view.cuh"
+#include "kernels/cuda/ops.h"
+
+namespace palu::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+
+struct Pool {
+  std::byte* data;
+  int64_t block_bytes;
+  int block_size;
+};
+
+// Keeps numbers that f16 cannot hold finite.
+__device__ float ClampToHalf(float v) { return fminf(fmaxf(v, -65504.0f), 65504.0f); }
+
+template <typename Out, typename X>
+__device__ void StoreFloats(const X* x, uint8_t* row, int rank, int lane) {
+  for (int i = lane; i < rank; i += kWarp) {
+    const float v = ToFloat(x[i]);
+    constexpr bool clamp = std::is_same_v<Out, __half>;
+    reinterpret_cast<Out*>(row)[i] = FromFloat<Out>(clamp ? ClampToHalf(v) : v);
+  }
+}
+
+// The code of number i, 0 in the padding of the row.
+template <typename X>
+__device__ uint32_t Encode(const X* x, int rank, int i, float zero, float scale, int top) {
+  if (i >= rank || !(scale > 0.0f)) return 0;
+  // fmaxf turns NaN into code 0.
+  const float position = fmaxf((ToFloat(x[i]) - zero) / scale, 0.0f);
+  return static_cast<uint32_t>(rintf(fminf(position, static_cast<float>(top))));
+}
+
+template <typename X>
+__device__ void StoreCodes(const X* x, uint8_t* row, __half2* scales, const SegmentView& segment,
+                           int lane) {
+  const int rank = segment.rank;
+  float low = INFINITY;
+  float high = -INFINITY;
+  for (int i = lane; i < rank; i += kWarp) {
+    low = fminf(low, ToFloat(x[i]));
+    high = fmaxf(high, ToFloat(x[i]));
+  }
+  low = -WarpMax(-low);
+  high = WarpMax(high);
+  const int bits = segment.format == LatentFormat::kInt8   ? 8
+                   : segment.format == LatentFormat::kInt4 ? 4
+                   : segment.format == LatentFormat::kInt3 ? 3
+                                                           : 2;
+  const int top = (1 << bits) - 1;
+  const __half2 stored = __floats2half2_rn(ClampToHalf((high - low) / top), ClampToHalf(low));
+  if (lane == 0) *scales = stored;
+  const float2 rounded = __half22float2(stored);
+  const auto code = [&](int i) { return Encode(x, rank, i, rounded.y, rounded.x, top); };
+
+  // Eight codes at a time: rows are padded to that many.
+  for (int unit = lane; unit * kCodeGranularity < rank; unit += kWarp) {
+    const int first = unit * kCodeGranularity;
+    if (bits == 8) {
+      for (int j = 0; j < 8; ++j) row[first + j] = code(first + j);
+    } else if (bits == 4) {
+      for (int j = 0; j < 8; j += 2)
+        row[(first + j) / 2] = code(first + j) | code(first + j + 1) << 4;
+    } else {
+      uint32_t pairs = 0;
+      uint32_t highs = 0;
+      for (int j = 0; j < 8; ++j) {
+        const uint32_t c = code(first + j);
+        pairs |= (c & 3) << 2 * j;
+        highs |= (c >> 2) << j;
+      }
+      row[first / 4] = pairs;
+      row[first / 4 + 1] = pairs >> 8;
+      if (bits == 3) row[segment.high_offset + unit] = highs;
+    }
+  }
+}
+
+template <typename X>
+__global__ void WriteKernel(const X* x, int64_t stride, const int64_t* slots, int tokens,
+                            __grid_constant__ const ProjectionView projection, Pool pool) {
+  const int token = blockIdx.x * kWarps + threadIdx.x / kWarp;
+  if (token >= tokens || slots[token] < 0) return;
+  const int lane = threadIdx.x % kWarp;
+  const SegmentView& segment = projection.groups[blockIdx.y];
+  int first = 0;
+  for (int g = 0; g < static_cast<int>(blockIdx.y); ++g) first += projection.groups[g].rank;
+  const X* from = x + token * stride + first;
+  std::byte* block = pool.data + slots[token] / pool.block_size * pool.block_bytes;
+  const int offset = slots[token] % pool.block_size;
+  auto* row = reinterpret_cast<uint8_t*>(block) + segment.codes_offset +
+              static_cast<int64_t>(offset) * segment.row_bytes;
+  switch (segment.format) {
+    case LatentFormat::kF32:
+      return StoreFloats<float>(from, row, segment.rank, lane);
+    case LatentFormat::kBF16:
+      return StoreFloats<bf16>(from, row, segment.rank, lane);
+    case LatentFormat::kF16:
+      return StoreFloats<__half>(from, row, segment.rank, lane);
+    default:
+      return StoreCodes(from, row,
+                        reinterpret_cast<__half2*>(block + segment.scales_offset) + offset, segment,
+                        lane);
+  }
+}
+
+}  // namespace
+
+void LatentWrite(Context& context, const LatentWriteArgs& args) {
+  const int tokens = args.x.dim(0);
+  if (tokens == 0) return;
+  const Pool pool{args.pool.data, args.pool.block_bytes, args.pool.block_size};
+  const ProjectionView projection = ViewOf(args.projection);
+  const dim3 grid(CeilDiv(tokens, kWarps), projection.num_groups);
+  DispatchActivation(args.x.dtype, [&](auto type) {
+    using X = decltype(type);
+    WriteKernel<X><<<grid, kWarps * kWarp, 0, context.stream.get()>>>(
+        args.x.ptr<X>(), args.x.stride[0], args.slot_mapping.ptr<int64_t>(), tokens, projection,
+        pool);
+  });
+  CheckLaunch("latent_write");
+}
+
+}  // namespace palu::cuda

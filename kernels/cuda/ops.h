@@ -1,0 +1,27 @@
+// One launcher per op of kernels/backend.h, each in the file of its name.
+#pragma once
+
+#include "kernels/backend.h"
+#include "kernels/cuda/context.h"
+
+namespace palu::cuda {
+
+void Embedding(Context& context, const EmbeddingArgs& args);
+void GatherRows(Context& context, const GatherRowsArgs& args);
+void RmsNorm(Context& context, const RmsNormArgs& args);
+void Rope(Context& context, const RopeArgs& args);
+void Hadamard(Context& context, const HadamardArgs& args);
+void Add(Context& context, const AddArgs& args);
+void GatedActivation(Context& context, const GatedActivationArgs& args);
+void Matmul(Context& context, const MatmulArgs& args);
+void Moe(Context& context, const MoeArgs& args);
+void LatentWrite(Context& context, const LatentWriteArgs& args);
+void LatentAttention(Context& context, const LatentAttentionArgs& args);
+void Sample(Context& context, const SampleArgs& args);
+
+// Bytes of scratch memory that each op needs at these limits.
+size_t MoeScratchBytes(const StepLimits& limits);
+size_t AttentionScratchBytes(const Context& context, const StepLimits& limits);
+size_t SampleScratchBytes(const StepLimits& limits);
+
+}  // namespace palu::cuda

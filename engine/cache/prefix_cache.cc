@@ -6,8 +6,8 @@
 
 namespace palu {
 
-PrefixCache::PrefixCache(BlockAllocator* allocator, int block_tokens)
-    : allocator_(allocator), block_tokens_(block_tokens) {}
+PrefixCache::PrefixCache(BlockAllocator* allocator, int block_tokens, uint64_t hash_mask)
+    : allocator_(allocator), block_tokens_(block_tokens), hash_mask_(hash_mask) {}
 
 PrefixCache::~PrefixCache() {
   while (EvictOne()) {
@@ -66,7 +66,7 @@ uint64_t PrefixCache::Hash(NodeId parent, const int32_t* tokens) const {
     hash = (hash ^ static_cast<uint32_t>(tokens[i])) * 0xff51afd7ed558ccdull;
     hash ^= hash >> 32;
   }
-  return hash;
+  return hash & hash_mask_;
 }
 
 PrefixCache::Entry* PrefixCache::Find(uint64_t hash, NodeId parent, const int32_t* tokens) {

@@ -21,7 +21,8 @@ class PrefixCache {
   using NodeId = uint64_t;
   static constexpr NodeId kRoot = 0;
 
-  PrefixCache(BlockAllocator* allocator, int block_tokens);
+  // hash_mask: bits of the hash that are used; tests make collisions certain with few.
+  PrefixCache(BlockAllocator* allocator, int block_tokens, uint64_t hash_mask = ~uint64_t{0});
   ~PrefixCache();
   PrefixCache(const PrefixCache&) = delete;
   PrefixCache& operator=(const PrefixCache&) = delete;
@@ -63,6 +64,7 @@ class PrefixCache {
 
   BlockAllocator* allocator_;
   const int block_tokens_;
+  const uint64_t hash_mask_;
   NodeId next_node_ = kRoot + 1;
   std::unordered_map<int32_t, Entry> entries_;          // by block
   std::unordered_multimap<uint64_t, int32_t> by_hash_;  // hash to block

@@ -147,8 +147,9 @@ def check_include_direction(repo):
         for line, quoted, target in includes(repo.text(name)):
             if allowed and target.startswith(OUR_FOLDERS) and not target.startswith(allowed):
                 yield f"{name}:{line}: must not include {target}"
-            if quoted and not target.startswith("palu/") and not os.path.isfile(
-                    os.path.join(repo.root, target)):
+            path = os.path.join(repo.root, target)  # NAME.in becomes NAME when CMake runs
+            if quoted and not target.startswith("palu/") and not (
+                    os.path.isfile(path) or os.path.isfile(path + ".in")):
                 yield f"{name}:{line}: \"{target}\" is no path from the repository's root"
             for pattern, folders in LIBRARY_HOMES:
                 if pattern.match(target) and not any(in_folder(name, f) for f in folders):

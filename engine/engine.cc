@@ -14,6 +14,7 @@ Engine::~Engine() = default;
 
 Result<RequestHandle> Engine::Submit(Request request) { return impl_->Submit(std::move(request)); }
 void Engine::Drain() { impl_->Drain(); }
+void Engine::Stop() { impl_->Stop(); }
 bool Engine::idle() const { return impl_->idle(); }
 bool Engine::healthy() const { return impl_->healthy(); }
 MetricsSnapshot Engine::metrics() const { return impl_->metrics(); }

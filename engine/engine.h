@@ -50,7 +50,7 @@ class Engine {
  public:
   // The runner must outlive the engine. Starts the engine thread.
   Engine(const EngineOptions& options, const EngineLimits& limits, StepRunner* runner);
-  // Cancels what runs, joins the thread, proves that every block came home.
+  // Stops, joins the thread, proves that every block came home.
   ~Engine();
 
   // kInvalidArgument: can never fit (the message has the arithmetic) or bad parameters;
@@ -59,6 +59,8 @@ class Engine {
 
   // No new requests are taken; running ones go on.
   void Drain();
+  // Ends what is queued or running with kUnavailable at the next step boundary and takes no more.
+  void Stop();
   bool idle() const;     // nothing queued or running
   bool healthy() const;  // false once the runner has thrown
 

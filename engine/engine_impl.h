@@ -24,6 +24,7 @@ class Engine::Impl {
 
   Result<RequestHandle> Submit(Request request);
   void Drain() { queue_.Close(); }
+  void Stop() { queue_.Stop(); }
   bool idle() const { return unfinished_ == 0; }
   bool healthy() const { return healthy_; }
   MetricsSnapshot metrics() const;

@@ -143,6 +143,24 @@ TEST_F(EngineEndTest, ShutdownEndsWhatRunsAndWaits) {
   }
 }
 
+TEST_F(EngineEndTest, StopEndsEverythingAndTheEngineStays) {
+  options.max_sequences = 1;
+  StartSlow();
+  RequestHandle running = StartLong();
+  RequestHandle waiting = MustSubmit(Simple({1}, 1));
+  engine->Stop();
+  engine->Stop();
+  for (RequestHandle* handle : {&running, &waiting}) {
+    EXPECT_EQ(ReadAll(*handle).status.code, StatusCode::kUnavailable);
+  }
+  const auto refused = engine->Submit(Simple({1}, 1));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, StatusCode::kUnavailable);
+  ExpectIdle();
+  EXPECT_TRUE(engine->healthy());
+  EXPECT_EQ(engine->metrics().cancelled_shutdown, 2u);
+}
+
 TEST_F(EngineEndTest, DeviceFaultFailsEverythingAndIsSeen) {
   options.max_sequences = 2;
   runner = std::make_unique<testing::FakeRunner>(limits, options);

@@ -52,8 +52,8 @@ struct OutputToken {
   std::vector<TokenLogprob> top;  // descending
 };
 
-// What happened to one choice since it was last read. A stop token is counted in tokens and marked by
-// finish == kStop with stopped_by_token, so that its text can be left out.
+// What happened to one choice since it was last read. A stop token is counted in tokens and marked
+// by finish == kStop with stopped_by_token, so that its text can be left out.
 struct OutputDelta {
   int choice = 0;
   std::vector<OutputToken> tokens;
@@ -65,7 +65,7 @@ struct OutputDelta {
 struct RequestTiming {
   using Clock = std::chrono::steady_clock;
   Clock::time_point arrival{};
-  Clock::time_point scheduled{};    // first step that advanced it
+  Clock::time_point scheduled{};  // first step that advanced it
   Clock::time_point first_token{};
   Clock::time_point finished{};
 };

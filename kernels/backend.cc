@@ -13,7 +13,7 @@ namespace {
 
 int CudaDeviceCount() { return 0; }
 
-std::unique_ptr<Backend> CreateCudaBackend(int device) { return nullptr; }
+std::unique_ptr<Backend> CreateCudaBackend(int device, DType activations) { return nullptr; }
 
 }  // namespace
 }  // namespace palu
@@ -41,10 +41,14 @@ int ParseCudaDevice(const std::string& device) {
 }  // namespace
 
 std::unique_ptr<Backend> CreateBackend(const BackendOptions& options) {
-  if (options.device == "auto" && CudaDeviceCount() > 0) return CreateCudaBackend(0);
+  if (options.device == "auto" && CudaDeviceCount() > 0) {
+    return CreateCudaBackend(0, options.cuda_activations);
+  }
   if (options.device == "auto" || options.device == "cpu") return cpu::CreateCpuBackend(options);
   const int device = ParseCudaDevice(options.device);
-  if (device >= 0 && device < CudaDeviceCount()) return CreateCudaBackend(device);
+  if (device >= 0 && device < CudaDeviceCount()) {
+    return CreateCudaBackend(device, options.cuda_activations);
+  }
   throw std::runtime_error("device: \"" + options.device +
                            "\" is not available here; available: " + AvailableDevices());
 }

@@ -81,8 +81,9 @@ struct MoeWeights {
   std::span<const Tensor> down;  // [D, F] each
 };
 
-// Mixture of experts (Mixtral, Qwen3-MoE): probabilities are the softmax of the router's logits over
-// all experts; the top_k largest are kept (ties: lower index) and, if normalize, divided by their sum.
+// Mixture of experts (Mixtral, Qwen3-MoE): probabilities are the softmax of the router's logits
+// over all experts; the top_k largest are kept (ties: lower index) and, if normalize, divided by
+// their sum.
 struct MoeArgs {
   Tensor x;              // [T, D]
   Tensor router_logits;  // [T, experts] f32
@@ -106,11 +107,11 @@ struct LatentWriteArgs {
 // Causal attention over the latent cache for a ragged batch. Token i of sequence s (q row
 // cu_seqlens[s] + i) stands at position p = context_lens[s] - (its query count) + i and sees the
 // cached positions (p - window, p]; the tokens of this step are already written.
-// Low-rank keys: k = up h (+ bias), then RMS norm (if k_norm), then RoPE, then q . k. Dense keys are
-// cached after norm and RoPE (and after Hadamard, if the caller rotates; then q is rotated too).
-// Values: weights are applied to cached rows, then up once per head (or the head's slice if dense),
-// then + bias.
-// The result of a query does not depend on the batch, on other queries or on the chunking.
+// Low-rank keys: k = up h (+ bias), then RMS norm (if k_norm), then RoPE, then q . k. Dense keys
+// are cached after norm and RoPE (and after Hadamard, if the caller rotates; then q is rotated
+// too). Values: weights are applied to cached rows, then up once per head (or the head's slice if
+// dense), then + bias. The result of a query does not depend on the batch, on other queries or on
+// the chunking.
 struct LatentAttentionArgs {
   Tensor q;             // [T, q_heads, head_dim], after norm and RoPE
   Tensor out;           // [T, q_heads, head_dim]
@@ -141,8 +142,8 @@ struct GatherRowsArgs {
 inline constexpr int kMaxLogprobs = 20;
 
 // Chooses or scores one token per row. Order: raw log-softmax for the reported log-probabilities;
-// logit_bias, penalties; temperature; top_k, top_p, min_p; Gumbel or inverse-CDF draw from a counter
-// generator keyed by (seed, draw index), so that the draw does not depend on the batch.
+// logit_bias, penalties; temperature; top_k, top_p, min_p; Gumbel or inverse-CDF draw from a
+// counter generator keyed by (seed, draw index), so that the draw does not depend on the batch.
 struct SampleArgs {
   Tensor logits;  // [R, V] f32; may be overwritten
 
@@ -171,16 +172,16 @@ struct SampleArgs {
   Tensor bias_values;   // [B] f32
   Tensor bias_offsets;  // [R + 1] i32
 
-  // Bit t of word t / 32 of row r set = token t allowed. Undefined: all are. A row with mask_rows[r]
-  // < 0 has no mask, otherwise it uses that row of mask.
+  // Bit t of word t / 32 of row r set = token t allowed. Undefined: all are. A row with
+  // mask_rows[r] < 0 has no mask, otherwise it uses that row of mask.
   Tensor mask;       // [M, ceil(V / 32)] i32
   Tensor mask_rows;  // [R] i32
 
   // Outputs.
-  Tensor tokens;        // [R] i32
-  Tensor logprobs;      // [R] f32 of the token under the raw distribution; only if num_logprobs >= 0
-  Tensor ranks;         // [R] i32: 1 + number of tokens with a larger raw logit; same condition
-  Tensor top_tokens;    // [R, kMaxLogprobs] i32; first num_logprobs entries, descending
+  Tensor tokens;      // [R] i32
+  Tensor logprobs;    // [R] f32 of the token under the raw distribution; only if num_logprobs >= 0
+  Tensor ranks;       // [R] i32: 1 + number of tokens with a larger raw logit; same condition
+  Tensor top_tokens;  // [R, kMaxLogprobs] i32; first num_logprobs entries, descending
   Tensor top_logprobs;  // [R, kMaxLogprobs] f32
 };
 
@@ -205,10 +206,10 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  virtual std::string name() const = 0;       // "cpu", "cuda:0"
-  virtual std::string isa() const = 0;        // "avx512", "avx2", "portable", "sm_90", …
+  virtual std::string name() const = 0;        // "cpu", "cuda:0"
+  virtual std::string isa() const = 0;         // "avx512", "avx2", "portable", "sm_90", …
   virtual DType activation_dtype() const = 0;  // dtype of all activations
-  virtual bool host_memory() const = 0;       // device pointers are host pointers
+  virtual bool host_memory() const = 0;        // device pointers are host pointers
 
   // Memory, 64-byte aligned or better. Allocate throws std::bad_alloc.
   virtual Buffer Allocate(size_t bytes) = 0;
@@ -246,9 +247,11 @@ class Backend {
 };
 
 struct BackendOptions {
-  std::string device = "auto";  // auto | cpu | cuda:N
+  std::string device = "auto";   // auto | cpu | cuda:N
   std::string cpu_isa = "auto";  // auto | portable | avx2 | avx512; for tests and debugging
   int cpu_threads = 0;           // 0: all cores that this process may use
+  // Activation dtype on CUDA devices: kBF16 (fast) or kF32 (exact).
+  DType cuda_activations = DType::kBF16;
 };
 
 // Throws std::runtime_error naming the option when the device or instruction set is not there.

@@ -39,11 +39,11 @@ bool Runs(const KernelTable* kernels) {
   if (kernels == Avx512Kernels()) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+           __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   }
+  // Every processor with AVX2 has F16C, which some compilers cannot ask for.
   if (kernels == Avx2Kernels()) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   }
 #endif
   return true;
@@ -97,6 +97,10 @@ void CpuBackend::CopyToDevice(void* dst, const void* src, size_t bytes) {
 
 void CpuBackend::CopyToHost(void* dst, const void* src, size_t bytes) {
   if (bytes > 0) std::memcpy(dst, src, bytes);
+}
+
+void CpuBackend::CopyOnDevice(void* dst, const void* src, size_t bytes) {
+  if (bytes > 0) std::memmove(dst, src, bytes);
 }
 
 size_t CpuBackend::Reserve(const StepLimits& limits) {

@@ -32,6 +32,7 @@ class CpuBackend : public Backend {
   size_t TotalBytes() const override;
   void CopyToDevice(void* dst, const void* src, size_t bytes) override;
   void CopyToHost(void* dst, const void* src, size_t bytes) override;
+  void CopyOnDevice(void* dst, const void* src, size_t bytes) override;
   void Synchronize() override {}
 
   size_t Reserve(const StepLimits& limits) override;

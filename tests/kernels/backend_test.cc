@@ -1,5 +1,5 @@
 // Creation, memory, steps and buffers.
-#include <cstring>
+#include <algorithm>
 #include <stdexcept>
 
 #include "tests/kernels/test_backend.h"
@@ -28,6 +28,12 @@ TEST_P(BackendTest, MemoryIsAlignedAndKeepsWhatIsCopied) {
     for (size_t i = 0; i < bytes; ++i) in[i] = static_cast<uint8_t>(i * 7 + 1);
     backend_->CopyToDevice(buffer.data(), in.data(), bytes);
     backend_->CopyToHost(out.data(), buffer.data(), bytes);
+    backend_->Synchronize();
+    EXPECT_EQ(in, out);
+    const Buffer copy = backend_->Allocate(bytes);
+    backend_->CopyOnDevice(copy.data(), buffer.data(), bytes);
+    std::fill(out.begin(), out.end(), uint8_t{0});
+    backend_->CopyToHost(out.data(), copy.data(), bytes);
     backend_->Synchronize();
     EXPECT_EQ(in, out);
   }

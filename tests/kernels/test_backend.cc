@@ -23,6 +23,17 @@ std::vector<BackendCase> AvailableBackends() {
     }
     cases.push_back({std::string("cpu_") + isa, options});
   }
+  for (const DType activations : {DType::kF32, DType::kBF16}) {
+    BackendOptions options;
+    options.device = "cuda:0";
+    options.cuda_activations = activations;
+    try {
+      CreateBackend(options);
+    } catch (const std::runtime_error&) {
+      continue;
+    }
+    cases.push_back({std::string("cuda_") + Name(activations), options});
+  }
   return cases;
 }
 
@@ -30,7 +41,7 @@ StepLimits TestLimits() {
   StepLimits limits;
   limits.max_tokens = 1024;
   limits.max_sequences = 64;
-  limits.max_context = 8192;
+  limits.max_context = 1 << 17;
   limits.max_q_heads = 32;
   limits.max_kv_heads = 16;
   limits.max_head_dim = 256;

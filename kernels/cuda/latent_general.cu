@@ -327,7 +327,8 @@ void LaunchGeneral(Context& context, AttentionParams& p, bool decode) {
   }
   p.splits = 1;
   p.partial_stride = static_cast<int>(CeilDiv(rank, 4)) * 4 + 4;
-  if (decode) {
+  // In f32 nothing is split, so that a query's bits do not depend on the batch.
+  if (decode && p.activations != DType::kF32) {
     const int64_t blocks = static_cast<int64_t>(p.tokens) * p.kv_heads;
     const int64_t wanted = CeilDiv(4 * context.multiprocessors, blocks);
     const int64_t room = kPartialBytes / (static_cast<int64_t>(p.tokens) * p.q_heads *

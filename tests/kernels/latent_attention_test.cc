@@ -117,6 +117,9 @@ using Piece = AttentionProblem::Piece;
 class AttentionInvarianceTest : public LatentAttentionTest {
  protected:
   void CheckChunks(const AttentionCase& c) {
+    if (backend_->activation_dtype() == DType::kBF16) {
+      GTEST_SKIP() << "decode is split by the number of sequences";
+    }
     SCOPED_TRACE(c.name);
     AttentionProblem problem(c, backend_.get(), 77);
     const std::vector<uint8_t> want = problem.Run(backend_.get());

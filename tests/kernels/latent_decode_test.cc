@@ -1,0 +1,78 @@
+// Decode batches in the shapes that fast decode kernels serve, against the reference in double
+// precision: every sequence has one query.
+#include "tests/kernels/attention_fixture.h"
+
+namespace palu {
+namespace {
+
+class LatentDecodeTest : public KernelTest {
+ protected:
+  void Check(const AttentionCase& c) {
+    SCOPED_TRACE(testing::Message()
+                 << c.name << " " << Name(c.key.format) << " " << Name(c.value.format));
+    AttentionProblem problem(c, backend_.get(), 5);
+    const std::vector<double> got = problem.Values(*backend_, problem.Run(backend_.get()));
+    ExpectClose(got, problem.Reference(), 3 * Tolerance(*backend_));
+  }
+};
+
+const std::vector<SequenceCase> kLengths = {{1, 1},  {15, 1}, {16, 1}, {17, 1},  {31, 1},
+                                            {33, 1}, {64, 1}, {65, 1}, {257, 1}, {700, 1}};
+
+AttentionCase Make(const char* name, int q_heads, int kv_heads, int head_dim, int key_group,
+                   int key_rank, int value_group, int value_rank, LatentFormat key,
+                   LatentFormat value) {
+  AttentionCase c;
+  c.name = name;
+  c.q_heads = q_heads, c.kv_heads = kv_heads, c.head_dim = head_dim;
+  c.key = {key_group, std::vector<int>(kv_heads / key_group, key_rank), key};
+  c.value = {value_group, std::vector<int>(kv_heads / value_group, value_rank), value};
+  c.block_size = 32;
+  c.sequences = kLengths;
+  return c;
+}
+
+constexpr LatentFormat kBF16 = LatentFormat::kBF16;
+
+TEST_P(LatentDecodeTest, Shapes) {
+  Check(Make("Mha_s1", 16, 16, 128, 1, 32, 1, 96, kBF16, kBF16));
+  Check(Make("Mha_s1_s2", 32, 32, 64, 1, 32, 2, 96, kBF16, kBF16));
+  Check(Make("Mha_s2", 8, 8, 128, 2, 64, 2, 192, kBF16, kBF16));
+  Check(Make("Gqa_s1", 32, 8, 128, 1, 32, 1, 96, kBF16, kBF16));
+  Check(Make("Gqa_s2", 16, 4, 64, 2, 64, 2, 200, kBF16, kBF16));
+  Check(Make("Gqa_s4", 16, 4, 128, 4, 64, 4, 256, kBF16, kBF16));
+  Check(Make("OddHeads", 15, 5, 64, 1, 32, 5, 40, kBF16, kBF16));
+  Check(Make("Repeat7", 28, 4, 128, 1, 64, 2, 128, kBF16, kBF16));
+}
+
+TEST_P(LatentDecodeTest, Formats) {
+  for (LatentFormat format :
+       {LatentFormat::kInt8, LatentFormat::kInt4, LatentFormat::kInt3, LatentFormat::kInt2}) {
+    Check(Make("Gqa_s1", 16, 4, 128, 1, 32, 1, 96, format, format));
+    Check(Make("Mha_s2", 8, 8, 64, 2, 64, 2, 176, format, LatentFormat::kInt4));
+    Check(Make("OddRank", 8, 4, 64, 2, 64, 2, 72, LatentFormat::kInt8, format));
+  }
+}
+
+TEST_P(LatentDecodeTest, LongAndWindowed) {
+  for (LatentFormat format : {kBF16, LatentFormat::kInt4}) {
+    AttentionCase c = Make("Long", 16, 4, 64, 1, 32, 1, 48, format, format);
+    c.sequences = {{9001, 1}};
+    Check(c);
+    c.name = "LongMixed";
+    c.block_size = 16;
+    c.sequences = {{5000, 1}, {3, 1}, {2049, 1}};
+    Check(c);
+    for (const int window : {1, 16, 100, 1500}) {
+      c.name = "Window" + std::to_string(window);
+      c.window = window;
+      Check(c);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, LatentDecodeTest, testing::ValuesIn(AvailableBackends()),
+                         CaseName);
+
+}  // namespace
+}  // namespace palu

@@ -27,7 +27,7 @@ VectorF ReadOptionalVector(const Safetensors& files, const std::string& name, in
   return files.Find(name) == nullptr ? VectorF() : ReadVector(files, name, size);
 }
 
-void ReadAttention(const Safetensors& files, const ModelConfig& c, int layer, LayerWeights* w) {
+void ReadAttention(const Safetensors& files, const ModelConfig& c, int layer, F32LayerWeights* w) {
   const std::string p = Prefix(layer) + "self_attn.";
   const int64_t q_rows = int64_t{c.num_heads} * c.head_dim;
   const int64_t kv_rows = int64_t{c.num_kv_heads} * c.head_dim;
@@ -44,13 +44,14 @@ void ReadAttention(const Safetensors& files, const ModelConfig& c, int layer, La
     w->v_bias = ReadOptionalVector(files, p + "v_proj.bias", kv_rows);
   }
   w->o = ReadMatrix(files, p + "o_proj.weight", c.hidden_size, q_rows);
+  w->o_bias = ReadOptionalVector(files, p + "o_proj.bias", c.hidden_size);
   if (c.qk_norm) {
     w->q_norm = ReadVector(files, p + "q_norm.weight", c.head_dim);
     w->k_norm = ReadVector(files, p + "k_norm.weight", c.head_dim);
   }
 }
 
-void ReadMlp(const Safetensors& files, const ModelConfig& c, int layer, LayerWeights* w) {
+void ReadMlp(const Safetensors& files, const ModelConfig& c, int layer, F32LayerWeights* w) {
   const std::string p = Prefix(layer) + "mlp.";
   const int64_t width = c.intermediate_size;
   if (c.fused_gate_up) {
@@ -62,9 +63,12 @@ void ReadMlp(const Safetensors& files, const ModelConfig& c, int layer, LayerWei
     w->up = ReadMatrix(files, p + "up_proj.weight", width, c.hidden_size);
   }
   w->down = ReadMatrix(files, p + "down_proj.weight", c.hidden_size, width);
+  w->gate_bias = ReadOptionalVector(files, p + "gate_proj.bias", width);
+  w->up_bias = ReadOptionalVector(files, p + "up_proj.bias", width);
+  w->down_bias = ReadOptionalVector(files, p + "down_proj.bias", c.hidden_size);
 }
 
-int64_t BytesOf(const LayerWeights& w) {
+int64_t BytesOf(const F32LayerWeights& w) {
   return static_cast<int64_t>(sizeof(float)) * (w.q.size() + w.k.size() + w.v.size() + w.o.size() +
                                                 w.gate.size() + w.up.size() + w.down.size());
 }
@@ -132,14 +136,14 @@ CheckpointModel::CheckpointModel(const std::string& directory, int positions, in
   }
 }
 
-const LayerWeights& CheckpointModel::Layer(int layer) {
+const F32LayerWeights& CheckpointModel::Layer(int layer) {
   if (kept_[layer]) return *kept_[layer];
   if (current_ == layer) return streamed_;
-  LayerWeights weights = Read(layer);
+  F32LayerWeights weights = Read(layer);
   const int64_t bytes = BytesOf(weights);
   if (kept_bytes_ + bytes <= keep_bytes_) {
     kept_bytes_ += bytes;
-    kept_[layer] = std::make_unique<LayerWeights>(std::move(weights));
+    kept_[layer] = std::make_unique<F32LayerWeights>(std::move(weights));
     return *kept_[layer];
   }
   streamed_ = std::move(weights);
@@ -147,10 +151,10 @@ const LayerWeights& CheckpointModel::Layer(int layer) {
   return streamed_;
 }
 
-LayerWeights CheckpointModel::Read(int layer) const {
+F32LayerWeights CheckpointModel::Read(int layer) const {
   const ModelConfig& c = config_;
   const std::string p = Prefix(layer);
-  LayerWeights w;
+  F32LayerWeights w;
   w.input_norm = ReadVector(files_, p + "input_layernorm.weight", c.hidden_size);
   if (c.sandwich_norms) {
     w.attention_out_norm = ReadVector(files_, p + "post_attention_layernorm.weight", c.hidden_size);

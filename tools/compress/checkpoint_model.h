@@ -22,18 +22,18 @@ class CheckpointModel : public F32Model {
   // cannot be differentiated (mixture of experts) or are compressed already.
   CheckpointModel(const std::string& directory, int positions, int64_t keep_bytes);
 
-  const LayerWeights& Layer(int layer) override;
+  const F32LayerWeights& Layer(int layer) override;
   const Safetensors& files() const { return files_; }
 
  private:
-  LayerWeights Read(int layer) const;
+  F32LayerWeights Read(int layer) const;
 
   Safetensors files_;
   int64_t keep_bytes_;
   int64_t kept_bytes_ = 0;
-  std::vector<std::unique_ptr<LayerWeights>> kept_;
+  std::vector<std::unique_ptr<F32LayerWeights>> kept_;
   int current_ = -1;  // layer held in streamed_
-  LayerWeights streamed_;
+  F32LayerWeights streamed_;
 };
 
 // Reads K and V of one layer, split from a fused tensor where the checkpoint has one.

@@ -27,10 +27,12 @@ Factors Decompose(const MatrixD& w, const Roots& output, const Roots& input,
   PALU_CHECK(output.root.rows() == w.rows() && input.root.rows() == w.cols());
   const MatrixD weighted = Multiply(Multiply(output.root, w), input.root);
   const Svd svd = ThinSvd(weighted, name);
+  const double mean = svd.s.mean();
+  if (!(mean > 0)) throw CompressError(name + ": zero");
   const VectorD root = svd.s.cwiseSqrt();
   Factors factors;
-  factors.up = Multiply(output.inverse_root, svd.u * root.asDiagonal());
-  factors.down = Multiply(root.asDiagonal() * svd.vt, input.inverse_root);
+  factors.up = Multiply(output.inverse_root, svd.u * (root * std::sqrt(mean)).asDiagonal());
+  factors.down = Multiply((root / std::sqrt(mean)).asDiagonal() * svd.vt, input.inverse_root);
   factors.loss = svd.s.array().square();
   return factors;
 }

@@ -8,7 +8,9 @@
 namespace palu {
 
 // W ~ up * down, full rank n = min(rows, cols); the factors of rank r are the first r columns of
-// up and the first r rows of down. Latents of the two-sided root split have variances loss[i].
+// up and the first r rows of down. Latents are scaled to a mean variance of one at full rank, so
+// that 16 bits hold them whatever the size of the gradients was; component i has variance
+// sqrt(loss[i]) / mean(sqrt(loss)).
 struct Factors {
   MatrixD up;    // [s * head_dim, n]
   MatrixD down;  // [n, hidden]
@@ -19,11 +21,11 @@ struct Factors {
 };
 
 // Minimises tr(G dW A dW^T) at every rank: SVD of G^{1/2} W A^{1/2} = P S Q^T, then
-// up = G^{-1/2} P sqrt(S), down = sqrt(S) Q^T A^{-1/2}. With G the identity this is the whitened
-// SVD of Palu (arXiv 2407.21118, section 3.1); with G the covariance of output gradients it is the
-// K-FAC approximation of the loss (arXiv 1503.05671).
-// w [s * head_dim, hidden]; output: roots of G [s * head_dim]^2; input: roots of A [hidden]^2.
-// Throws CompressError.
+// up = G^{-1/2} P sqrt(S) c, down = sqrt(S) Q^T A^{-1/2} / c. The split of S is the one that makes
+// the error of latents rotated and coded with one step smallest. With G the identity this is the
+// whitened SVD of Palu (arXiv 2407.21118, section 3.1); with G the covariance of output gradients
+// it is the K-FAC approximation of the loss (arXiv 1503.05671). w [s * head_dim, hidden]; output:
+// roots of G [s * head_dim]^2; input: roots of A [hidden]^2. Throws CompressError.
 Factors Decompose(const MatrixD& w, const Roots& output, const Roots& input,
                   const std::string& name);
 

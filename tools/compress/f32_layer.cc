@@ -34,7 +34,7 @@ AttentionShape ShapeOf(const ModelConfig& config, int layer) {
           config.layers[layer].window};
 }
 
-void KeysAndValues(const ModelConfig& config, const LayerWeights& w,
+void KeysAndValues(const ModelConfig& config, const F32LayerWeights& w,
                    const LayerSimulation* simulation, const MatrixF& cos_sin, LayerActivations* a) {
   const bool low_rank_key = simulation != nullptr && !simulation->key->dense();
   a->k_out = low_rank_key ? ThroughLatents(*simulation->key, a->normed) : Linear(a->normed, w.k);
@@ -54,7 +54,7 @@ void KeysAndValues(const ModelConfig& config, const LayerWeights& w,
 MatrixF ForwardLayer(F32Model* model, int layer, const MatrixF& x,
                      const LayerSimulation* simulation, LayerActivations* a) {
   const ModelConfig& config = model->config();
-  const LayerWeights& w = model->Layer(layer);
+  const F32LayerWeights& w = model->Layer(layer);
   const MatrixF& cos_sin = model->cos_sin(config.layers[layer].rope);
   a->normed = RmsNorm(x, w.input_norm, config.rms_norm_eps, config.rms_norm_offset);
   a->q_out = Linear(a->normed, w.q, w.q_bias);
@@ -62,20 +62,20 @@ MatrixF ForwardLayer(F32Model* model, int layer, const MatrixF& x,
   Rope(&a->q, cos_sin, config.head_dim, 1);
   KeysAndValues(config, w, simulation, cos_sin, a);
   a->heads = Attention(a->q, a->k, a->v, ShapeOf(config, layer));
-  a->attention_out = Linear(a->heads, w.o);
+  a->attention_out = Linear(a->heads, w.o, w.o_bias);
   a->middle = x + NormHeads(config, a->attention_out, w.attention_out_norm);
   a->mlp_normed = RmsNorm(a->middle, w.mlp_norm, config.rms_norm_eps, config.rms_norm_offset);
-  a->gate = Linear(a->mlp_normed, w.gate);
-  a->up = Linear(a->mlp_normed, w.up);
+  a->gate = Linear(a->mlp_normed, w.gate, w.gate_bias);
+  a->up = Linear(a->mlp_normed, w.up, w.up_bias);
   a->act = GatedActivation(a->gate, a->up, config.activation);
-  a->mlp_out = Linear(a->act, w.down);
+  a->mlp_out = Linear(a->act, w.down, w.down_bias);
   return a->middle + NormHeads(config, a->mlp_out, w.mlp_out_norm);
 }
 
 LayerGradient BackwardLayer(F32Model* model, int layer, const MatrixF& x, const LayerActivations& a,
                             const MatrixF& dout) {
   const ModelConfig& config = model->config();
-  const LayerWeights& w = model->Layer(layer);
+  const F32LayerWeights& w = model->Layer(layer);
   const MatrixF& cos_sin = model->cos_sin(config.layers[layer].rope);
   const MatrixF dmlp = NormHeadsBackward(config, a.mlp_out, dout, w.mlp_out_norm);
   MatrixF dact(a.act.rows(), a.act.cols());

@@ -11,13 +11,14 @@
 namespace palu {
 
 // Matrices are [out, in]; absent vectors are empty.
-struct LayerWeights {
+struct F32LayerWeights {
   VectorF input_norm, mlp_norm;
   VectorF attention_out_norm, mlp_out_norm;  // Gemma 3
   VectorF q_norm, k_norm;                    // [head_dim]
   MatrixF q, k, v, o;
-  VectorF q_bias, k_bias, v_bias;
+  VectorF q_bias, k_bias, v_bias, o_bias;
   MatrixF gate, up, down;
+  VectorF gate_bias, up_bias, down_bias;
 };
 
 // Read-only after construction. Layer() is not thread-safe: it may read the next layer from disk.
@@ -31,7 +32,7 @@ class F32Model {
   // [positions, rotary_dim] of ModelConfig::ropes[i]: cosines, then sines.
   const MatrixF& cos_sin(int rope) const { return cos_sin_[rope]; }
   // Valid until the next call.
-  virtual const LayerWeights& Layer(int layer) = 0;
+  virtual const F32LayerWeights& Layer(int layer) = 0;
 
  protected:
   ModelConfig config_;

@@ -1,0 +1,36 @@
+// palu-compress from options to a checkpoint directory.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "tools/compress/options.h"
+
+namespace palu {
+
+// A plan that was measured for comparison.
+struct ComparedPlan {
+  std::string name;
+  double bytes = 0;  // of a token
+  double loss = 0;   // on the search windows
+};
+
+// What was done, for the report.
+struct CompressSummary {
+  CompressionPlan plan;
+  double uncompressed_bytes = 0, bytes = 0;  // of a token
+  double uncompressed_loss = 0, loss = 0;    // mean nats on the search windows
+  double predicted_increase = 0;             // nats; 0 when no gradients were taken
+  int64_t calibration_tokens = 0, search_tokens = 0;
+  int evaluations = 0;
+  std::string calibration_fingerprint;
+  std::vector<ComparedPlan> compared;
+  double seconds = 0;
+};
+
+// Works in "<out>.partial" and renames at the end: out is complete or absent. The partial directory
+// stays when something fails, for resume. Progress goes to stderr unless quiet. Throws
+// CompressError, LoadError: one line each.
+CompressSummary Compress(const CompressOptions& options);
+
+}  // namespace palu

@@ -1,0 +1,223 @@
+#include "tools/compress/report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdarg>
+#include <cstdio>
+#include <fstream>
+
+namespace palu {
+namespace {
+
+std::string Format(const char* format, ...) __attribute__((format(printf, 1, 2)));
+std::string Format(const char* format, ...) {
+  char buffer[512];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(buffer, sizeof(buffer), format, args);
+  va_end(args);
+  return buffer;
+}
+
+int TotalRank(const ProjectionSpec& spec) {
+  int total = 0;
+  for (const int rank : spec.ranks) total += rank;
+  return total;
+}
+
+std::string Describe(const ProjectionSpec& spec) {
+  std::string text = spec.dense ? (spec.hadamard ? "dense, rotated" : "dense") : "";
+  for (size_t g = 0; !spec.dense && g < spec.ranks.size(); ++g) {
+    if (g > 0) text.append(1, '+');
+    text.append(std::to_string(spec.ranks[g]));
+  }
+  return text.append(" × ").append(Name(spec.format));
+}
+
+const char* Color(const ProjectionSpec& spec) {
+  switch (Bits(spec.format)) {
+    case 2:
+      return "#440154";
+    case 3:
+      return "#3b528b";
+    case 4:
+      return "#21918c";
+    case 8:
+      return "#5ec962";
+    default:
+      return "#fde725";
+  }
+}
+
+void WriteText(const std::string& path, const std::string& text) {
+  std::ofstream out(path);
+  out << text;
+  if (!out.flush()) throw CompressError(path + ": cannot be written (disk full?)");
+}
+
+}  // namespace
+
+const char* Name(Weighting weighting) {
+  switch (weighting) {
+    case Weighting::kPalu:
+      return "palu";
+    case Weighting::kOutput:
+      return "output";
+    case Weighting::kKfac:
+      return "kfac";
+  }
+  return "?";
+}
+
+const char* Name(RankSearch search) {
+  switch (search) {
+    case RankSearch::kUniform:
+      return "uniform";
+    case RankSearch::kFisher:
+      return "fisher";
+    case RankSearch::kFisherUniform:
+      return "fisher_uniform";
+    case RankSearch::kKfac:
+      return "kfac";
+  }
+  return "?";
+}
+
+std::string CommandLine(const CompressOptions& o) {
+  std::string line = "palu-compress --model " + o.model + " --out " + o.out + " --calibration";
+  for (const std::string& file : o.calibration) line.append(1, ' ').append(file);
+  line += Format(" --recipe %s --calibration-tokens %lld --search-tokens %lld --method %s",
+                 o.recipe.c_str(), static_cast<long long>(o.calibration_tokens),
+                 static_cast<long long>(o.search_tokens), Name(o.weighting));
+  line += Format(" --group-size-k %d --group-size-v %d", o.key_heads_per_group,
+                 o.value_heads_per_group);
+  if (o.keep_key > 0) {
+    line += Format(" --rank-search %s --keep-k %g --keep-v %g --bits-k %d --bits-v %d",
+                   Name(o.rank_search), o.keep_key, o.keep_value, o.key_bits, o.value_bits);
+  }
+  if (o.budget > 0) line += Format(" --budget %g", o.budget);
+  if (o.max_ppl_increase > 0) line += Format(" --max-ppl-increase %g%%", 100 * o.max_ppl_increase);
+  if (o.keep_key == 0) line += Format(" --evaluations %d", o.evaluations);
+  if (o.decode_cost > 0) line += Format(" --decode-cost %g", o.decode_cost);
+  if (o.export_official) line += " --export-official";
+  return line + Format(" --seed %llu", static_cast<unsigned long long>(o.seed));
+}
+
+nlohmann::json ReportJson(const CompressOptions& options, const CompressSummary& summary) {
+  nlohmann::json json = {{"command", CommandLine(options)},
+                         {"method", Name(options.weighting)},
+                         {"bytes_per_token", summary.bytes},
+                         {"bytes_per_token_16bit", summary.uncompressed_bytes},
+                         {"fraction", summary.bytes / summary.uncompressed_bytes},
+                         {"perplexity_before", std::exp(summary.uncompressed_loss)},
+                         {"perplexity_after", std::exp(summary.loss)},
+                         {"loss_increase_measured", summary.loss - summary.uncompressed_loss},
+                         {"loss_increase_predicted", summary.predicted_increase},
+                         {"calibration_tokens", summary.calibration_tokens},
+                         {"search_tokens", summary.search_tokens},
+                         {"calibration_fingerprint", summary.calibration_fingerprint},
+                         {"evaluations", summary.evaluations},
+                         {"seed", options.seed},
+                         {"seconds", summary.seconds}};
+  json["compared"] = nlohmann::json::array();
+  for (const ComparedPlan& plan : summary.compared) {
+    json["compared"].push_back({{"name", plan.name},
+                                {"bytes_per_token", plan.bytes},
+                                {"perplexity", std::exp(plan.loss)}});
+  }
+  json["layers"] = nlohmann::json::array();
+  for (const LayerSpec& layer : summary.plan) {
+    json["layers"].push_back({{"k",
+                               {{"ranks", layer.key.ranks},
+                                {"format", Name(layer.key.format)},
+                                {"dense", layer.key.dense}}},
+                              {"v",
+                               {{"ranks", layer.value.ranks},
+                                {"format", Name(layer.value.format)},
+                                {"dense", layer.value.dense}}}});
+  }
+  return json;
+}
+
+std::string ReportMarkdown(const CompressOptions& options, const CompressSummary& summary) {
+  std::string text = "# KV cache compression\n\n`" + CommandLine(options) + "`\n\n";
+  text += Format(
+      "| | bytes per token | of the 16-bit cache | perplexity (search windows) |\n"
+      "|---|---|---|---|\n| uncompressed, 16 bit | %.1f | 100 %% | %.3f |\n"
+      "| **this checkpoint** | **%.1f** | **%.2f %%** | **%.3f** |\n",
+      summary.uncompressed_bytes, std::exp(summary.uncompressed_loss), summary.bytes,
+      100 * summary.bytes / summary.uncompressed_bytes, std::exp(summary.loss));
+  for (const ComparedPlan& plan : summary.compared) {
+    text += Format("| %s | %.1f | %.2f %% | %.3f |\n", plan.name.c_str(), plan.bytes,
+                   100 * plan.bytes / summary.uncompressed_bytes, std::exp(plan.loss));
+  }
+  const bool lost = std::any_of(summary.compared.begin(), summary.compared.end(),
+                                [&](const ComparedPlan& p) { return p.loss < summary.loss; });
+  if (!summary.compared.empty()) {
+    text += lost ? "\n**A simpler choice measured better at no more bytes: see the table.**\n"
+                 : "\nNo simpler choice of at most these bytes measured better.\n";
+  }
+  text += Format(
+      "\nScales and zeros are counted. Calibrated on %lld tokens, measured on %lld others "
+      "of the same text; %d plans were measured; %.0f s.\n",
+      static_cast<long long>(summary.calibration_tokens),
+      static_cast<long long>(summary.search_tokens), summary.evaluations, summary.seconds);
+  text += "\n![ranks](ranks.svg)\n\n| layer | K | V |\n|---|---|---|\n";
+  for (size_t i = 0; i < summary.plan.size(); ++i) {
+    text += Format("| %zu | %s | %s |\n", i, Describe(summary.plan[i].key).c_str(),
+                   Describe(summary.plan[i].value).c_str());
+  }
+  return text;
+}
+
+std::string RanksSvg(const CompressionPlan& plan) {
+  constexpr int kBar = 12, kHeight = 160, kLeft = 40, kTop = 30;
+  int most = 1;
+  for (const LayerSpec& layer : plan) {
+    most = std::max({most, TotalRank(layer.key), TotalRank(layer.value)});
+  }
+  const int layers = static_cast<int>(plan.size());
+  const int width = kLeft + layers * (2 * kBar + 8) + 20;
+  std::string svg = Format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
+      "font-family=\"sans-serif\" font-size=\"10\">\n<rect width=\"100%%\" height=\"100%%\" "
+      "fill=\"white\"/>\n<text x=\"%d\" y=\"14\">cached numbers per token: K left, V right; "
+      "bits by colour</text>\n",
+      std::max(width, 360), kTop + kHeight + 50, kLeft);
+  for (int i = 0; i < layers; ++i) {
+    for (const bool key : {true, false}) {
+      const ProjectionSpec& spec = key ? plan[i].key : plan[i].value;
+      const int height = kHeight * TotalRank(spec) / most;
+      const int x = kLeft + i * (2 * kBar + 8) + (key ? 0 : kBar);
+      svg += Format(
+          "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"%s\">"
+          "<title>layer %d %s: %s</title></rect>\n",
+          x, kTop + kHeight - height, kBar - 1, height, Color(spec), i, key ? "K" : "V",
+          Describe(spec).c_str());
+    }
+    svg += Format("<text x=\"%d\" y=\"%d\">%d</text>\n", kLeft + i * (2 * kBar + 8) + kBar - 4,
+                  kTop + kHeight + 12, i);
+  }
+  svg += Format("<text x=\"2\" y=\"%d\">%d</text>\n", kTop + 8, most);
+  int x = kLeft;
+  for (const auto format : {LatentFormat::kInt2, LatentFormat::kInt3, LatentFormat::kInt4,
+                            LatentFormat::kInt8, LatentFormat::kF16}) {
+    ProjectionSpec spec;
+    spec.format = format;
+    svg += Format(
+        "<rect x=\"%d\" y=\"%d\" width=\"10\" height=\"10\" fill=\"%s\"/>"
+        "<text x=\"%d\" y=\"%d\">%s</text>\n",
+        x, kTop + kHeight + 26, Color(spec), x + 13, kTop + kHeight + 35, Name(format));
+    x += 50;
+  }
+  return svg + "</svg>\n";
+}
+
+void WriteReport(const CompressOptions& options, const CompressSummary& summary,
+                 const std::string& directory) {
+  WriteText(directory + "/report.json", ReportJson(options, summary).dump(1) + "\n");
+  WriteText(directory + "/report.md", ReportMarkdown(options, summary));
+  WriteText(directory + "/ranks.svg", RanksSvg(summary.plan));
+}
+
+}  // namespace palu

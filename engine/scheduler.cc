@@ -119,18 +119,22 @@ bool Scheduler::TryStart(Sequence* sequence, TimePoint now, StepPlan* plan) {
     AttachFollowers(request->prefiller);
     return true;
   }
+  const bool alone = running_.empty();
+  if (!alone && sequence == blocked_ && AvailableBlocks() <= blocked_available_) return false;
   PrefixCache::Match match = TakePrefix(*sequence);
   const int hits = static_cast<int>(match.blocks.size());
   const int needed = BlocksForTokens(sequence->length(), block_tokens_) - hits;
   int wanted = needed;
-  if (!running_.empty()) {
+  if (!alone) {
     wanted += std::max(1, allocator_.num_blocks() / kWatermarkDivisor);
     if (IsFresh(*sequence)) wanted += request->unfinished - 1;
   }
   sequence->table.blocks = std::move(match.blocks);
   if (wanted > AvailableBlocks()) {
-    PALU_CHECK(!running_.empty());
+    PALU_CHECK(!alone);
     ReleaseBlocks(sequence);
+    blocked_ = sequence;
+    blocked_available_ = AvailableBlocks();
     return false;
   }
   for (int i = 0; i < needed; ++i) sequence->table.blocks.push_back(AllocateBlock());

@@ -94,6 +94,10 @@ class Scheduler {
   std::vector<Sequence*> running_;                       // in order of service; no followers
   std::set<Sequence*, ServedBefore> waiting_;
   int slots_used_ = 0;  // running_ and their followers
+  // The head of waiting_ that found too few blocks, and how many were available: without more,
+  // trying again would only look its prefix up again.
+  const Sequence* blocked_ = nullptr;
+  int blocked_available_ = 0;
 };
 
 }  // namespace palu

@@ -122,6 +122,7 @@ void Scheduler::FinishSequence(Sequence* sequence, OutputDelta delta, TimePoint 
     ReleaseBlocks(sequence);
   } else {
     waiting_.erase(sequence);
+    if (blocked_ == sequence) blocked_ = nullptr;
   }
   sequence->state = Sequence::State::kFinished;
   sequence->scheduled = 0;

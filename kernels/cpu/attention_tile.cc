@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "kernels/check.h"
-#include "kernels/cpu/half.h"
 
 namespace palu::cpu {
 namespace {
@@ -156,19 +155,15 @@ void AttentionWorker::LoadRows(const LatentSegment& segment, int64_t tile_begin,
   const LatentPool& pool = args_.pool;
   const int32_t* table =
       args_.block_tables.ptr<int32_t>() + block_->sequence * args_.block_tables.stride[0];
-  for (int t = tokens.begin; t < tokens.end; ++t) {
-    const int64_t position = tile_begin + t;
-    const int64_t offset = position % pool.block_size;
-    const std::byte* block = pool.data + table[position / pool.block_size] * pool.block_bytes;
-    float scale = 0.0f, zero = 0.0f;
-    if (IsQuantized(segment.format)) {
-      uint16_t bits[2];
-      std::memcpy(bits, block + segment.scales_offset + offset * kScaleBytes, sizeof(bits));
-      scale = F16ToF32(bits[0]);
-      zero = F16ToF32(bits[1]);
-    }
+  int64_t block_index = (tile_begin + tokens.begin) / pool.block_size;
+  int64_t offset = (tile_begin + tokens.begin) % pool.block_size;
+  for (int t = tokens.begin; t < tokens.end; ++block_index, offset = 0) {
+    const int count = static_cast<int>(std::min<int64_t>(tokens.end - t, pool.block_size - offset));
+    const std::byte* block = pool.data + table[block_index] * pool.block_bytes;
     kernels_.unpack(segment.format, block + segment.codes_offset + offset * segment.row_bytes,
-                    scale, zero, segment.rank, out + t * ld_out);
+                    segment.row_bytes, block + segment.scales_offset + offset * kScaleBytes, count,
+                    segment.rank, out + t * ld_out, ld_out);
+    t += count;
   }
 }
 

@@ -77,9 +77,10 @@ struct KernelTable {
   // out[i] = x[i] as f32.
   void (*to_f32)(DType dtype, const void* x, int64_t n, float* out);
 
-  // One token's latent row; scale and zero only for quantized formats. Writes rank floats.
-  void (*unpack)(LatentFormat format, const std::byte* row, float scale, float zero, int rank,
-                 float* out);
+  // Latent rows of neighbouring tokens of a block: row t goes to out[t * ld_out ..], rank floats.
+  // scales points to the first token's (f16 scale, f16 zero); unread for float formats.
+  void (*unpack)(LatentFormat format, const std::byte* codes, int64_t row_bytes,
+                 const std::byte* scales, int tokens, int rank, float* out, int64_t ld_out);
 
   // out[c * ld_out + r] = in[r * ld_in + c]; rows and cols are multiples of kVectorPad.
   void (*transpose)(const float* in, int64_t ld_in, int rows, int cols, float* out, int64_t ld_out);

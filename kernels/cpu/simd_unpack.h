@@ -18,6 +18,8 @@ static inline uint32_t CodeAt(const std::byte* row, int rank, int i) {
 
 #if defined(__AVX2__)
 
+static inline float Widen1(F16 x) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(x.bits))); }
+
 // Codes i .. i + 7, i a multiple of 8.
 template <LatentFormat kFormat>
 static inline __m256i EightCodes(const std::byte* row, int rank, int i) {
@@ -57,6 +59,8 @@ static inline int UnpackWhole(const std::byte* row, float scale, float zero, int
 
 #else
 
+static inline float Widen1(F16 x) { return F16ToF32(x.bits); }
+
 template <LatentFormat kFormat>
 static inline int UnpackWhole(const std::byte*, float, float, int, float*) {
   return 0;
@@ -65,30 +69,43 @@ static inline int UnpackWhole(const std::byte*, float, float, int, float*) {
 #endif
 
 template <LatentFormat kFormat>
-static inline void UnpackCodes(const std::byte* row, float scale, float zero, int rank,
-                               float* out) {
-  for (int i = UnpackWhole<kFormat>(row, scale, zero, rank, out); i < rank; ++i) {
-    out[i] = scale * static_cast<float>(CodeAt<kFormat>(row, rank, i)) + zero;
+static inline void UnpackCodes(const std::byte* codes, int64_t row_bytes, const std::byte* scales,
+                               int tokens, int rank, float* out, int64_t ld_out) {
+  for (int t = 0; t < tokens; ++t, codes += row_bytes, scales += kScaleBytes, out += ld_out) {
+    F16 pair[2];
+    __builtin_memcpy(pair, scales, sizeof(pair));
+    const float scale = Widen1(pair[0]), zero = Widen1(pair[1]);
+    for (int i = UnpackWhole<kFormat>(codes, scale, zero, rank, out); i < rank; ++i) {
+      out[i] = scale * static_cast<float>(CodeAt<kFormat>(codes, rank, i)) + zero;
+    }
   }
 }
 
-static void Unpack(LatentFormat format, const std::byte* row, float scale, float zero, int rank,
-                   float* out) {
+template <typename W>
+static inline void UnpackNumbers(const std::byte* codes, int64_t row_bytes, int tokens, int rank,
+                                 float* out, int64_t ld_out) {
+  for (int t = 0; t < tokens; ++t) {
+    Widen(reinterpret_cast<const W*>(codes + t * row_bytes), rank, out + t * ld_out);
+  }
+}
+
+static void Unpack(LatentFormat format, const std::byte* codes, int64_t row_bytes,
+                   const std::byte* scales, int tokens, int rank, float* out, int64_t ld_out) {
   switch (format) {
     case LatentFormat::kF32:
-      return Widen(reinterpret_cast<const float*>(row), rank, out);
+      return UnpackNumbers<float>(codes, row_bytes, tokens, rank, out, ld_out);
     case LatentFormat::kBF16:
-      return Widen(reinterpret_cast<const Bf16*>(row), rank, out);
+      return UnpackNumbers<Bf16>(codes, row_bytes, tokens, rank, out, ld_out);
     case LatentFormat::kF16:
-      return Widen(reinterpret_cast<const F16*>(row), rank, out);
+      return UnpackNumbers<F16>(codes, row_bytes, tokens, rank, out, ld_out);
     case LatentFormat::kInt8:
-      return UnpackCodes<LatentFormat::kInt8>(row, scale, zero, rank, out);
+      return UnpackCodes<LatentFormat::kInt8>(codes, row_bytes, scales, tokens, rank, out, ld_out);
     case LatentFormat::kInt4:
-      return UnpackCodes<LatentFormat::kInt4>(row, scale, zero, rank, out);
+      return UnpackCodes<LatentFormat::kInt4>(codes, row_bytes, scales, tokens, rank, out, ld_out);
     case LatentFormat::kInt3:
-      return UnpackCodes<LatentFormat::kInt3>(row, scale, zero, rank, out);
+      return UnpackCodes<LatentFormat::kInt3>(codes, row_bytes, scales, tokens, rank, out, ld_out);
     case LatentFormat::kInt2:
-      return UnpackCodes<LatentFormat::kInt2>(row, scale, zero, rank, out);
+      return UnpackCodes<LatentFormat::kInt2>(codes, row_bytes, scales, tokens, rank, out, ld_out);
   }
 }
 

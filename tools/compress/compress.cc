@@ -157,8 +157,7 @@ class Compression {
   }
 
   std::string StatisticsFingerprint() const {
-    return fs::absolute(o_.model).string() + " " + summary_.calibration_fingerprint +
-           (NeedsGradients() ? " gradients" : "");
+    return fs::absolute(o_.model).string() + " " + summary_.calibration_fingerprint;
   }
 
   std::string EvaluationFingerprint() const {
@@ -169,10 +168,11 @@ class Compression {
   }
 
   void GatherStatistics() {
-    const std::string path = partial_ + "/statistics.safetensors";
-    if (o_.resume) {
-      if (auto known = ReadStatistics(path, StatisticsFingerprint()))
-        statistics_ = std::move(*known);
+    const bool kept = !o_.statistics.empty();
+    const std::string path = kept ? o_.statistics : partial_ + "/statistics.safetensors";
+    if (o_.resume || kept) {
+      auto known = ReadStatistics(path, StatisticsFingerprint());
+      if (known && (known->has_gradients || !NeedsGradients())) statistics_ = std::move(*known);
     }
     if (statistics_.layers.empty()) {
       statistics_ = Calibrate(&model_, calibration_, NeedsGradients(),

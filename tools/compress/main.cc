@@ -54,6 +54,8 @@ void AddOptions(CLI::App* app, CompressOptions* o, Extra* extra) {
   app->add_option("--damping", o->input_damping)->capture_default_str();
   app->add_option("--gradient-damping", o->output_damping)->capture_default_str();
   app->add_option("--seed", o->seed)->capture_default_str();
+  app->add_option("--statistics", o->statistics,
+                  "file of calibration statistics: read if it fits, else written");
   app->add_flag("--export-official", o->export_official, "the Palu authors' layout");
   app->add_flag("--resume", o->resume, "go on from OUT.partial");
   app->add_option("--threads", o->threads, "0: all cores");

@@ -30,6 +30,7 @@ struct CompressOptions {
 
   double input_damping = 1e-6, output_damping = 1e-4;
   uint64_t seed = 0;
+  std::string statistics;  // file kept between runs; empty: with the partial results
   bool export_official = false;
   bool resume = false;
   int threads = 0;                          // 0: all

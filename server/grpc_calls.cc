@@ -1,0 +1,191 @@
+#include "server/grpc_calls.h"
+
+#include <spdlog/spdlog.h>
+
+#include <utility>
+
+#include "server/request_id.h"
+
+namespace palu {
+namespace {
+
+// Chunks waiting for the transport before the mailbox is left unread.
+constexpr size_t kMaxQueuedChunks = 64;
+
+const char* CodeName(grpc::StatusCode code) {
+  static constexpr const char* kNames[] = {"OK",
+                                           "CANCELLED",
+                                           "UNKNOWN",
+                                           "INVALID_ARGUMENT",
+                                           "DEADLINE_EXCEEDED",
+                                           "NOT_FOUND",
+                                           "ALREADY_EXISTS",
+                                           "PERMISSION_DENIED",
+                                           "RESOURCE_EXHAUSTED",
+                                           "FAILED_PRECONDITION",
+                                           "ABORTED",
+                                           "OUT_OF_RANGE",
+                                           "UNIMPLEMENTED",
+                                           "INTERNAL",
+                                           "UNAVAILABLE",
+                                           "DATA_LOSS",
+                                           "UNAUTHENTICATED"};
+  const auto index = static_cast<size_t>(code);
+  return index < std::size(kNames) ? kNames[index] : "UNKNOWN";
+}
+
+std::optional<std::chrono::steady_clock::time_point> DeadlineOf(
+    const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) return std::nullopt;
+  const auto left = deadline - std::chrono::system_clock::now();
+  return std::chrono::steady_clock::now() + left;
+}
+
+}  // namespace
+
+void NoteGrpcCall(GrpcShared* shared, const char* method, const grpc::Status& status,
+                  std::chrono::steady_clock::time_point started) {
+  const char* code = CodeName(status.error_code());
+  shared->counters->Add(method, code);
+  const double milliseconds =
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - started).count();
+  spdlog::info("grpc {} {} {:.1f}ms", method, code, milliseconds);
+}
+
+Status GenerateCall::Begin(std::shared_ptr<Sink> self) {
+  const Result<std::shared_ptr<const ModelService>> service = shared_->state->Service();
+  if (!service) return service.error();
+  service_ = *service;
+  Result<GenerationSpec> spec = ToGenerationSpec(*request_);
+  if (!spec) return spec.error();
+  const Status model = service_->CheckModel(spec->model);
+  if (!model.ok()) return model;
+  spec->deadline = DeadlineOf(*context_);
+  spec->request_id = SanitizeRequestId(spec->request_id);
+  if (spec->request_id.empty()) spec->request_id = NewRequestId();
+  request_id_ = spec->request_id;
+  const Result<std::vector<Request>> requests = service_->Map(*spec);
+  if (!requests) return requests.error();
+  const Result<std::shared_ptr<ResponsePump>> pump =
+      service_->Generate(*requests, *spec, std::move(self));
+  if (!pump) return pump.error();
+  Prepare(spec->n);
+  {
+    std::lock_guard<std::mutex> lock(pump_mutex_);
+    pump_ = *pump;
+  }
+  if (cancelled()) (*pump)->Cancel();
+  (*pump)->Start();
+  return {};
+}
+
+void GenerateCall::CancelPump() {
+  cancelled_.store(true);
+  std::shared_ptr<ResponsePump> pump;
+  {
+    std::lock_guard<std::mutex> lock(pump_mutex_);
+    pump = pump_.lock();
+  }
+  if (pump != nullptr) pump->Cancel();
+}
+
+void GenerateCall::ResumePump() {
+  std::shared_ptr<ResponsePump> pump;
+  {
+    std::lock_guard<std::mutex> lock(pump_mutex_);
+    pump = pump_.lock();
+  }
+  if (pump != nullptr) pump->Resume();
+}
+
+UnaryGenerateCall* UnaryGenerateCall::Start(GrpcShared* shared,
+                                            grpc::CallbackServerContext* context,
+                                            const v1::GenerateRequest* request,
+                                            v1::GenerateResponse* response) {
+  auto* call = new UnaryGenerateCall(shared, context, request, response);
+  call->self_.reset(call);
+  shared->pool->Post([self = call->self_] {
+    const Status status = self->Begin(self);
+    if (!status.ok()) self->End(status);
+  });
+  return call;
+}
+
+void UnaryGenerateCall::Prepare(int num_choices) {
+  response_->set_request_id(request_id_);
+  response_->set_model(service_->info().name);
+  for (int i = 0; i < num_choices; ++i) response_->add_choices()->set_index(i);
+}
+
+void UnaryGenerateCall::Send(const PumpOutput& output) {
+  AddToResponse(output, detail_, service_->tokenizer(), response_);
+  if (output.finished) End(output.status);
+}
+
+void UnaryGenerateCall::End(const Status& status) {
+  const grpc::Status mapped = ToGrpcStatus(status);
+  Note("GenerateUnary", mapped);
+  Finish(mapped);
+}
+
+StreamGenerateCall* StreamGenerateCall::Start(GrpcShared* shared,
+                                              grpc::CallbackServerContext* context,
+                                              const v1::GenerateRequest* request) {
+  auto* call = new StreamGenerateCall(shared, context, request);
+  call->self_.reset(call);
+  shared->pool->Post([self = call->self_] {
+    const Status status = self->Begin(self);
+    if (!status.ok()) self->End(status);
+  });
+  return call;
+}
+
+bool StreamGenerateCall::full() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return !cancelled() && queue_.size() > kMaxQueuedChunks;
+}
+
+void StreamGenerateCall::Send(const PumpOutput& output) {
+  std::vector<v1::GenerateChunk> chunks =
+      ToChunks(output, request_id_, detail_, service_->tokenizer());
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (v1::GenerateChunk& chunk : chunks) queue_.push_back(std::move(chunk));
+    if (!writing_ && !output.finished) WriteNextLocked();
+  }
+  if (output.finished) End(output.status);
+}
+
+void StreamGenerateCall::End(const Status& status) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  ended_ = true;
+  status_ = ToGrpcStatus(status);
+  Note("Generate", status_);
+  if (!writing_) WriteNextLocked();
+}
+
+void StreamGenerateCall::WriteNextLocked() {
+  if (!queue_.empty() && !cancelled()) {
+    writing_ = true;
+    StartWrite(&queue_.front());
+  } else if (ended_) {
+    writing_ = true;
+    Finish(status_);
+  }
+}
+
+void StreamGenerateCall::OnWriteDone(bool ok) {
+  if (!ok) CancelPump();
+  bool had_been_full;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    had_been_full = queue_.size() > kMaxQueuedChunks;
+    writing_ = false;
+    queue_.pop_front();
+    WriteNextLocked();
+  }
+  if (had_been_full) ResumePump();
+}
+
+}  // namespace palu

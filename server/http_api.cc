@@ -1,0 +1,219 @@
+// HttpApi: routing, and the routes that need no request body.
+#include "server/http_api.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <string_view>
+
+#include "server/build_info.h"
+#include "server/embedded_files.h"
+#include "server/error_table.h"
+#include "server/metrics_page.h"
+#include "server/openai_sink.h"
+
+namespace palu {
+namespace {
+
+constexpr size_t kMaxNotedFields = 64;
+
+bool Matches(std::string_view pattern, std::string_view path) {
+  if (pattern.back() == '*') {
+    pattern.remove_suffix(1);
+    return path.size() > pattern.size() && path.substr(0, pattern.size()) == pattern;
+  }
+  return pattern == path;
+}
+
+// A missing type is taken as JSON; what the body is shows when it is parsed.
+bool IsJson(std::string_view content_type) {
+  const std::string_view type = content_type.substr(0, content_type.find(';'));
+  std::string lower;
+  for (const char c : type) {
+    if (c != ' ' && c != '\t') lower += static_cast<char>(std::tolower(c));
+  }
+  return lower.empty() || lower == "application/json" ||
+         (lower.rfind("application/", 0) == 0 && lower.size() > 5 &&
+          lower.compare(lower.size() - 5, 5, "+json") == 0);
+}
+
+HttpResponse Json(const nlohmann::ordered_json& json) {
+  HttpResponse response;
+  response.body = Dump(json);
+  return response;
+}
+
+nlohmann::ordered_json ModelJson(const ModelInfo& info) {
+  return {{"id", info.name},
+          {"object", "model"},
+          {"created", info.created},
+          {"owned_by", "palu"},
+          {"root", info.name},
+          {"parent", nullptr},
+          {"max_model_len", info.max_context_tokens}};
+}
+
+}  // namespace
+
+HttpApi::HttpApi(const HttpConfig& config, ServerState* state, TextPool* pool,
+                 const RequestCounters* grpc_counters)
+    : config_(config), state_(state), pool_(pool), grpc_counters_(grpc_counters) {}
+
+const std::vector<HttpApi::Route>& HttpApi::Routes() {
+  static const std::vector<Route> routes = {
+      {"/", "GET", &HttpApi::Page, true},
+      {"/health", "GET", &HttpApi::Health, true},
+      {"/ready", "GET", &HttpApi::Ready, true},
+      {"/version", "GET", &HttpApi::Version, true},
+      {"/metrics", "GET", &HttpApi::Metrics, false},
+      {"/openapi.json", "GET", &HttpApi::OpenApi, true},
+      {"/v1/models", "GET", &HttpApi::Models, true},
+      {"/v1/models/*", "GET", &HttpApi::Model, true},
+      {"/v1/completions", "POST", &HttpApi::Completions, false},
+      {"/v1/chat/completions", "POST", &HttpApi::ChatCompletions, false},
+      {"/tokenize", "POST", &HttpApi::Tokenize, false},
+      {"/detokenize", "POST", &HttpApi::Detokenize, false},
+  };
+  return routes;
+}
+
+void HttpApi::Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
+  const auto& routes = Routes();
+  const auto found = std::find_if(routes.begin(), routes.end(), [&request](const Route& route) {
+    return Matches(route.path, request.path);
+  });
+  Call call{std::move(request), std::move(reply)};
+  const std::string& method = call.request.method;
+  if (found == routes.end()) {
+    if (method == "OPTIONS" && call.request.path == "*") {
+      return call.reply->Respond({204, "", "", {{"Allow", "GET, HEAD, POST, OPTIONS"}}});
+    }
+    return call.reply->Respond(Refuse(404, "There is nothing at this path"));
+  }
+  call.reply->SetRoute(found->path);
+  const bool get = std::string_view(found->method) == "GET";
+  const std::string allow = get ? "GET, HEAD, OPTIONS" : "POST, OPTIONS";
+  if (method == "OPTIONS") {
+    HttpResponse response{204, "", "", {{"Allow", allow}}};
+    if (!call.request.origin.empty()) {
+      response.headers.emplace_back("Access-Control-Allow-Methods", allow);
+      response.headers.emplace_back("Access-Control-Allow-Headers",
+                                    "Authorization, Content-Type, X-Request-Id");
+      response.headers.emplace_back("Access-Control-Max-Age", "600");
+    }
+    return call.reply->Respond(std::move(response));
+  }
+  if (method != found->method && !(get && method == "HEAD")) {
+    HttpResponse response = Refuse(405, "This path takes " + allow + ", not this method");
+    response.headers.emplace_back("Allow", allow);
+    return call.reply->Respond(std::move(response));
+  }
+  RunRoute(*found, std::move(call));
+}
+
+void HttpApi::RunRoute(const Route& route, Call call) {
+  if (std::string_view(route.method) == "POST" && !IsJson(call.request.content_type)) {
+    return call.reply->Respond(Refuse(415, "The Content-Type must be application/json"));
+  }
+  const auto run = [this, action = route.action](const Call& ready) {
+    try {
+      (this->*action)(ready);
+    } catch (const std::exception& error) {
+      spdlog::error("request {} failed: {}", ready.request.request_id, error.what());
+      Fail(ready, {StatusCode::kInternal, "Internal error", ""});
+    }
+  };
+  if (route.inline_) return run(call);
+  pool_->Post([run, call = std::move(call)] { run(call); });
+}
+
+HttpResponse HttpApi::Refuse(int status, const std::string& message) {
+  HttpResponse response;
+  response.status = status;
+  response.body = ErrorBody(message, HttpErrorType(status), "", status);
+  return response;
+}
+
+std::vector<std::pair<std::string, std::string>> HttpApi::CorsHeaders(const std::string& origin) {
+  const auto& allowed = config_.cors_origins;
+  if (origin.empty()) return {};
+  const char* expose = "x-request-id";
+  if (std::find(allowed.begin(), allowed.end(), "*") != allowed.end()) {
+    return {{"Access-Control-Allow-Origin", "*"}, {"Access-Control-Expose-Headers", expose}};
+  }
+  if (std::find(allowed.begin(), allowed.end(), origin) == allowed.end()) return {};
+  return {{"Access-Control-Allow-Origin", origin},
+          {"Access-Control-Expose-Headers", expose},
+          {"Vary", "Origin"}};
+}
+
+void HttpApi::Done(const HttpAccess& access) {
+  counters_.Add(access.route, std::to_string(access.status));
+  spdlog::info("http {} {} {} {}B {:.1f}ms peer={} id={}{}", access.method, access.route,
+               access.status, access.bytes, access.milliseconds, access.peer, access.request_id,
+               access.aborted ? " aborted" : "");
+}
+
+void HttpApi::Fail(const Call& call, const Status& status) {
+  call.reply->Respond(ErrorResponse(status));
+}
+
+void HttpApi::NoteUnknown(const std::vector<std::string>& fields) {
+  for (const std::string& field : fields) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (noted_fields_.size() >= kMaxNotedFields || !noted_fields_.insert(field).second) continue;
+    spdlog::warn("requests have the field '{}', which has no effect here (said once)",
+                 Dump(field.substr(0, 64)));
+  }
+}
+
+void HttpApi::Health(const Call& call) {
+  const auto service = state_->service();
+  if (service != nullptr && !service->engine().healthy()) {
+    return call.reply->Respond(Refuse(503, "The device failed"));
+  }
+  call.reply->Respond(Json({{"status", "ok"}}));
+}
+
+void HttpApi::Ready(const Call& call) {
+  const auto service = state_->Service();
+  if (!service) return Fail(call, service.error());
+  call.reply->Respond(Json({{"status", "ready"}}));
+}
+
+void HttpApi::Version(const Call& call) { call.reply->Respond(Json({{"version", kVersion}})); }
+
+void HttpApi::Metrics(const Call& call) {
+  call.reply->Respond(
+      {200, kMetricsContentType, MetricsPage(*state_, counters_, *grpc_counters_), {}});
+}
+
+void HttpApi::Page(const Call& call) {
+  call.reply->Respond({200,
+                       "text/html; charset=utf-8",
+                       std::string(kIndexHtml),
+                       {{"Cache-Control", "no-cache"}, {"X-Content-Type-Options", "nosniff"}}});
+}
+
+void HttpApi::OpenApi(const Call& call) {
+  call.reply->Respond({200, "application/json", std::string(kOpenApiJson), {}});
+}
+
+void HttpApi::Models(const Call& call) {
+  const auto service = state_->Service();
+  if (!service) return Fail(call, service.error());
+  call.reply->Respond(
+      Json({{"object", "list"},
+            {"data", nlohmann::ordered_json::array({ModelJson((*service)->info())})}}));
+}
+
+void HttpApi::Model(const Call& call) {
+  const auto service = state_->Service();
+  if (!service) return Fail(call, service.error());
+  const std::string name = call.request.path.substr(std::string_view("/v1/models/").size());
+  const Status status = (*service)->CheckModel(name);
+  if (!status.ok()) return Fail(call, status);
+  call.reply->Respond(Json(ModelJson((*service)->info())));
+}
+
+}  // namespace palu

@@ -1,0 +1,358 @@
+#include "server/http_connection.h"
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/beast/http/error.hpp>
+#include <utility>
+
+#include "server/error_table.h"
+#include "server/http_target.h"
+#include "server/request_id.h"
+
+namespace palu {
+namespace {
+
+namespace asio = boost::asio;
+namespace http = boost::beast::http;
+using boost::system::error_code;
+
+constexpr size_t kReadBytes = 16 << 10;
+// Pipelined requests beyond this wait in the kernel.
+constexpr size_t kMaxPipelinedBytes = 64 << 10;
+constexpr auto kProbeInterval = std::chrono::seconds(1);
+constexpr auto kLinger = std::chrono::seconds(2);
+constexpr size_t kMaxLingerBytes = 64 << 20;
+
+auto Into(error_code& error) { return asio::redirect_error(asio::use_awaitable, error); }
+
+int StatusOfParseError(const error_code& error) {
+  if (error == http::error::header_limit) return 431;
+  if (error == http::error::body_limit || error == http::error::buffer_overflow) return 413;
+  if (error == http::error::bad_version) return 505;
+  if (error == http::error::bad_transfer_encoding) return 501;
+  return 400;
+}
+
+}  // namespace
+
+HttpConnection::HttpConnection(asio::ip::tcp::socket socket, std::shared_ptr<HttpShared> shared)
+    : socket_(std::move(socket)),
+      shared_(std::move(shared)),
+      io_timer_(socket_.get_executor()),
+      wake_timer_(socket_.get_executor()) {
+  error_code ignored;
+  socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+  const auto endpoint = socket_.remote_endpoint(ignored);
+  if (!ignored) peer_ = endpoint.address().to_string();
+  shared_->connections.fetch_add(1);
+}
+
+HttpConnection::~HttpConnection() { shared_->connections.fetch_sub(1); }
+
+asio::awaitable<void> HttpConnection::Run() {
+  const auto self = shared_from_this();
+  while (co_await ServeOne()) {
+  }
+  co_await LingeringClose();
+}
+
+void HttpConnection::CloseIfIdle() {
+  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+    error_code ignored;
+    if (self->idle_) self->socket_.close(ignored);
+  });
+}
+
+void HttpConnection::Arm(Clock::time_point deadline) {
+  timed_out_ = false;
+  const uint64_t generation = ++io_generation_;
+  io_timer_.expires_at(deadline);
+  io_timer_.async_wait([self = shared_from_this(), generation](const error_code& error) {
+    if (error || generation != self->io_generation_) return;
+    self->timed_out_ = true;
+    error_code ignored;
+    self->socket_.cancel(ignored);
+  });
+}
+
+void HttpConnection::Disarm() {
+  ++io_generation_;
+  io_timer_.cancel();
+}
+
+asio::awaitable<HttpConnection::ReadResult> HttpConnection::Fill(Clock::time_point deadline) {
+  Arm(deadline);
+  error_code error;
+  const size_t bytes = co_await socket_.async_read_some(buffer_.prepare(kReadBytes), Into(error));
+  Disarm();
+  buffer_.commit(bytes);
+  if (!error) co_return ReadResult::kData;
+  co_return timed_out_ ? ReadResult::kTimeout : ReadResult::kClosed;
+}
+
+asio::awaitable<std::optional<HttpConnection::ReadFailure>> HttpConnection::ReadHead(
+    Parser* parser) {
+  const auto deadline = Clock::now() + shared_->config.header_timeout;
+  bool any = false;
+  while (true) {
+    if (!any) {
+      // Empty lines before a request are skipped, as RFC 9112 asks.
+      while (buffer_.size() > 0) {
+        const char first = static_cast<const char*>(buffer_.data().data())[0];
+        if (first != '\r' && first != '\n') break;
+        buffer_.consume(1);
+      }
+    }
+    if (buffer_.size() > 0) {
+      any = true;
+      error_code error;
+      buffer_.consume(parser->put(buffer_.data(), error));
+      if (error && error != http::error::need_more) {
+        const int status = StatusOfParseError(error);
+        co_return ReadFailure{status, status == 413
+                                          ? "The request body is larger than the " +
+                                                std::to_string(shared_->config.max_body_bytes) +
+                                                " bytes that this server takes"
+                                          : "Bad HTTP request: " + error.message()};
+      }
+      if (parser->is_header_done()) co_return std::nullopt;
+    }
+    const ReadResult result = co_await Fill(deadline);
+    if (result == ReadResult::kClosed) co_return ReadFailure{};
+    if (result == ReadResult::kTimeout) {
+      co_return ReadFailure{any ? 408 : 0, "The request head took too long"};
+    }
+  }
+}
+
+asio::awaitable<std::optional<HttpConnection::ReadFailure>> HttpConnection::ReadBody(
+    Parser* parser) {
+  const auto expect = parser->get().find(http::field::expect);
+  if (expect != parser->get().end() && !parser->is_done()) {
+    if (!boost::beast::iequals(expect->value(), "100-continue")) {
+      co_return ReadFailure{417, "The only expectation known is 100-continue"};
+    }
+    if (!co_await WriteAll("HTTP/1.1 100 Continue\r\n\r\n")) co_return ReadFailure{};
+  }
+  const auto deadline = Clock::now() + shared_->config.body_timeout;
+  parser->eager(true);
+  while (!parser->is_done()) {
+    if (buffer_.size() > 0) {
+      error_code error;
+      buffer_.consume(parser->put(buffer_.data(), error));
+      if (error && error != http::error::need_more) {
+        const int status = StatusOfParseError(error);
+        co_return ReadFailure{status, status == 413 ? "The request body is larger than this "
+                                                      "server takes"
+                                                    : "Bad HTTP body: " + error.message()};
+      }
+      if (parser->is_done()) break;
+    }
+    const ReadResult result = co_await Fill(deadline);
+    if (result == ReadResult::kClosed) co_return ReadFailure{};
+    if (result == ReadResult::kTimeout) co_return ReadFailure{408, "The request body is too slow"};
+  }
+  co_return std::nullopt;
+}
+
+asio::awaitable<std::optional<HttpConnection::ReadFailure>> HttpConnection::ReadRequest(
+    Parser* parser) {
+  idle_ = true;
+  if (buffer_.size() == 0) {
+    if (shared_->draining.load() && served_any_) co_return ReadFailure{};
+    const ReadResult result = co_await Fill(Clock::now() + shared_->config.idle_timeout);
+    if (result != ReadResult::kData) co_return ReadFailure{};
+  }
+  idle_ = false;
+  parser->header_limit(static_cast<uint32_t>(shared_->config.max_header_bytes));
+  parser->body_limit(static_cast<uint64_t>(shared_->config.max_body_bytes));
+  auto failure = co_await ReadHead(parser);
+  if (!failure) failure = co_await ReadBody(parser);
+  co_return failure;
+}
+
+asio::awaitable<bool> HttpConnection::ServeOne() {
+  Parser parser;
+  const std::optional<ReadFailure> failure = co_await ReadRequest(&parser);
+  if (failure) co_return co_await Refuse(*failure, parser);
+  served_any_ = true;
+  const auto started = Clock::now();
+  HttpRequest request = ToRequest(&parser);
+  const std::string method = request.method;
+  const std::string request_id = request.request_id;
+  const std::shared_ptr<BufferedReply> reply = MakeReply(request, parser);
+  shared_->active_requests.fetch_add(1);
+  shared_->handler->Handle(std::move(request), reply);
+  const bool complete = co_await Exchange(reply);
+  Log(*reply, method, request_id, complete, started);
+  shared_->active_requests.fetch_sub(1);
+  co_return complete && reply->keep_alive() && !half_closed_;
+}
+
+asio::awaitable<bool> HttpConnection::Refuse(ReadFailure failure, const Parser& parser) {
+  if (failure.status == 0) co_return false;
+  ReplyOptions options;
+  options.request_id = NewRequestId();
+  BufferedReply reply(options, [] {});
+  reply.Respond(shared_->handler->Refuse(failure.status, failure.message));
+  const bool complete = co_await WriteAll(reply.Take().bytes);
+  const std::string method =
+      parser.is_header_done() ? std::string(parser.get().method_string()) : "?";
+  Log(reply, method, options.request_id, complete, Clock::now());
+  co_return false;
+}
+
+HttpRequest HttpConnection::ToRequest(Parser* parser) {
+  auto& message = parser->get();
+  const auto field = [&message](http::field name) { return std::string(message[name]); };
+  HttpRequest request;
+  request.method = std::string(message.method_string());
+  request.path = PathOfTarget(std::string_view(message.target().data(), message.target().size()));
+  request.content_type = field(http::field::content_type);
+  request.origin = field(http::field::origin);
+  request.request_id = SanitizeRequestId(std::string(message["x-request-id"]));
+  if (request.request_id.empty()) request.request_id = NewRequestId();
+  request.body = std::move(message.body());
+  return request;
+}
+
+std::shared_ptr<BufferedReply> HttpConnection::MakeReply(const HttpRequest& request,
+                                                         const Parser& parser) {
+  ReplyOptions options;
+  options.head = request.method == "HEAD";
+  options.http10 = parser.get().version() < 11;
+  options.keep_alive = parser.get().keep_alive() && !half_closed_ && !shared_->draining.load();
+  options.request_id = request.request_id;
+  options.headers = shared_->handler->CorsHeaders(request.origin);
+  return std::make_shared<BufferedReply>(std::move(options), [weak = weak_from_this()] {
+    if (const auto self = weak.lock()) self->Wake();
+  });
+}
+
+void HttpConnection::Wake() {
+  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->wake_timer_.cancel(); });
+}
+
+asio::awaitable<void> HttpConnection::WaitForWork(bool streaming) {
+  if (streaming) {
+    wake_timer_.expires_after(shared_->config.sse_keepalive);
+  } else if (half_closed_) {
+    wake_timer_.expires_after(kProbeInterval);
+  } else {
+    wake_timer_.expires_at(Clock::time_point::max());
+  }
+  error_code error;
+  co_await wake_timer_.async_wait(Into(error));
+}
+
+asio::awaitable<bool> HttpConnection::Exchange(std::shared_ptr<BufferedReply> reply) {
+  bool complete = false;
+  bool watched = false;
+  while (!gone_) {
+    BufferedReply::Outbox outbox = reply->Take();
+    if (!outbox.bytes.empty()) {
+      const size_t size = outbox.bytes.size();
+      if (!co_await WriteAll(std::move(outbox.bytes))) break;
+      reply->Sent(size);
+    }
+    if (outbox.finished) {
+      complete = true;
+      break;
+    }
+    if (!watched) {
+      watched = watching_ = watch_running_ = true;
+      asio::co_spawn(socket_.get_executor(), Watch(reply), asio::detached);
+    }
+    const auto waiting_since = Clock::now();
+    const bool streaming = reply->streaming();
+    co_await WaitForWork(streaming);
+    const auto silence = Clock::now() - waiting_since;
+    const auto limit = streaming ? Clock::duration(shared_->config.sse_keepalive)
+                                 : Clock::duration(kProbeInterval);
+    if ((streaming || half_closed_) && silence >= limit) reply->Probe();
+  }
+  if (!complete) reply->MarkGone();
+  if (watched) co_await StopWatch();
+  co_return complete;
+}
+
+// Reads what comes while an answer is being made: pipelined requests, or the end.
+asio::awaitable<void> HttpConnection::Watch(std::shared_ptr<BufferedReply> reply) {
+  const auto self = shared_from_this();
+  error_code error;
+  while (watching_ && buffer_.size() < kMaxPipelinedBytes && !error) {
+    const size_t bytes = co_await socket_.async_read_some(buffer_.prepare(kReadBytes), Into(error));
+    buffer_.commit(bytes);
+  }
+  if (error == asio::error::eof && watching_) {
+    half_closed_ = true;
+    error.clear();
+    reply->Probe();
+  }
+  if (watching_ && !error) {
+    co_await socket_.async_wait(asio::ip::tcp::socket::wait_error, Into(error));
+    if (!error) error = asio::error::connection_reset;
+  }
+  if (watching_ && error) {
+    gone_ = true;
+    reply->MarkGone();
+  }
+  watch_running_ = false;
+  wake_timer_.cancel();
+}
+
+asio::awaitable<void> HttpConnection::StopWatch() {
+  watching_ = false;
+  while (watch_running_) {
+    error_code error;
+    socket_.cancel(error);
+    wake_timer_.expires_at(Clock::time_point::max());
+    co_await wake_timer_.async_wait(Into(error));
+  }
+}
+
+asio::awaitable<bool> HttpConnection::WriteAll(std::string bytes) {
+  size_t written = 0;
+  while (written < bytes.size()) {
+    Arm(Clock::now() + shared_->config.write_timeout);
+    error_code error;
+    written += co_await socket_.async_write_some(
+        asio::buffer(bytes.data() + written, bytes.size() - written), Into(error));
+    Disarm();
+    if (error) co_return false;
+  }
+  co_return true;
+}
+
+// A close with unread input in the kernel would make it drop the answer that is on its way.
+asio::awaitable<void> HttpConnection::LingeringClose() {
+  error_code error;
+  socket_.shutdown(asio::ip::tcp::socket::shutdown_send, error);
+  const auto deadline = Clock::now() + kLinger;
+  size_t discarded = 0;
+  while (!error && !half_closed_ && discarded < kMaxLingerBytes) {
+    buffer_.clear();
+    if (co_await Fill(deadline) != ReadResult::kData) break;
+    discarded += buffer_.size();
+  }
+  socket_.close(error);
+}
+
+void HttpConnection::Log(const BufferedReply& reply, const std::string& method,
+                         const std::string& request_id, bool complete, Clock::time_point started) {
+  HttpAccess access;
+  access.method = method;
+  access.route = reply.route();
+  access.status = reply.status();
+  access.aborted = !complete;
+  access.bytes = reply.bytes_sent();
+  access.milliseconds = std::chrono::duration<double, std::milli>(Clock::now() - started).count();
+  access.request_id = request_id;
+  access.peer = peer_;
+  shared_->handler->Done(access);
+}
+
+}  // namespace palu

@@ -1,0 +1,125 @@
+// StreamResponse: the chunks of server-sent events.
+#include <utility>
+
+#include "server/openai_response.h"
+
+namespace palu {
+
+StreamResponse::StreamResponse(ResponseContext context)
+    : context_(std::move(context)),
+      choices_(static_cast<size_t>(context_.num_choices)),
+      prompt_logprobs_(static_cast<size_t>(context_.num_choices / context_.n)) {}
+
+nlohmann::ordered_json StreamResponse::Chunk() const {
+  return {{"id", context_.id},
+          {"object", context_.options.chat ? "chat.completion.chunk" : "text_completion"},
+          {"created", context_.created},
+          {"model", context_.model},
+          {"choices", nlohmann::ordered_json::array()}};
+}
+
+void StreamResponse::AddEvent(const nlohmann::ordered_json& chunk, std::string* events) const {
+  *events += "data: ";
+  *events += Dump(chunk);
+  *events += "\n\n";
+}
+
+void StreamResponse::SetUsage(const GenerationUsage& usage, nlohmann::ordered_json* chunk) const {
+  if (context_.options.continuous_usage) {
+    (*chunk)["usage"] = UsageJson(usage);
+  } else if (context_.options.include_usage) {
+    (*chunk)["usage"] = nullptr;
+  }
+}
+
+std::string StreamResponse::ChatEvents(const ChoiceDelta& delta, const GenerationUsage& usage) {
+  Choice& choice = choices_[static_cast<size_t>(delta.index)];
+  std::string events;
+  const auto add = [&](nlohmann::ordered_json message, nlohmann::ordered_json logprobs, bool last) {
+    nlohmann::ordered_json json = {{"index", delta.index}, {"delta", std::move(message)}};
+    json["logprobs"] = std::move(logprobs);
+    json["finish_reason"] = nullptr;
+    if (last) {
+      json["finish_reason"] = FinishReasonName(*delta.finish);
+      json["stop_reason"] = StopReasonJson(delta);
+    }
+    nlohmann::ordered_json chunk = Chunk();
+    chunk["choices"].push_back(std::move(json));
+    SetUsage(usage, &chunk);
+    AddEvent(chunk, &events);
+  };
+  if (!choice.started) {
+    choice.started = true;
+    add({{"role", "assistant"}, {"content", ""}}, nullptr, false);
+  }
+  nlohmann::ordered_json logprobs;
+  if (context_.options.logprobs && !delta.tokens.empty()) {
+    logprobs = ChatLogprobsJson(delta.tokens, context_.options.top_logprobs, *context_.tokenizer);
+  }
+  if (delta.text.empty() && logprobs.is_null() && !delta.finish) return events;
+  nlohmann::ordered_json message = nlohmann::ordered_json::object();
+  if (!delta.text.empty()) message["content"] = delta.text;
+  add(std::move(message), std::move(logprobs), delta.finish.has_value());
+  return events;
+}
+
+std::string StreamResponse::CompletionEvents(const ChoiceDelta& delta,
+                                             const GenerationUsage& usage) {
+  Choice& choice = choices_[static_cast<size_t>(delta.index)];
+  const OpenAiOptions& options = context_.options;
+  const size_t prompt = static_cast<size_t>(delta.index / context_.n);
+  const bool echo = options.echo && !choice.started;
+  choice.started = true;
+  const std::string text = echo ? context_.prompt_texts[prompt] + delta.text : delta.text;
+  nlohmann::ordered_json logprobs;
+  if (options.logprobs && (echo || !delta.tokens.empty())) {
+    if (echo) {
+      choice.legacy.AddPrompt(context_.prompt_ids[prompt], prompt_logprobs_[prompt],
+                              options.top_logprobs, context_.skip_special_tokens,
+                              *context_.tokenizer);
+    }
+    choice.legacy.Add(delta.tokens, options.top_logprobs, context_.skip_special_tokens,
+                      *context_.tokenizer);
+    logprobs = choice.legacy.Take();
+  }
+  if (text.empty() && logprobs.is_null() && !delta.finish) return {};
+  nlohmann::ordered_json json = {{"index", delta.index}, {"text", text}};
+  json["logprobs"] = std::move(logprobs);
+  json["finish_reason"] = nullptr;
+  if (delta.finish) {
+    json["finish_reason"] = FinishReasonName(*delta.finish);
+    json["stop_reason"] = StopReasonJson(delta);
+  }
+  nlohmann::ordered_json chunk = Chunk();
+  chunk["choices"].push_back(std::move(json));
+  SetUsage(usage, &chunk);
+  std::string events;
+  AddEvent(chunk, &events);
+  return events;
+}
+
+std::string StreamResponse::End(const PumpOutput& output) {
+  if (!output.status.ok()) return "data: " + ErrorBody(output.status) + "\n\n";
+  std::string events;
+  if (context_.options.include_usage) {
+    nlohmann::ordered_json chunk = Chunk();
+    chunk["usage"] = UsageJson(output.usage);
+    AddEvent(chunk, &events);
+  }
+  return events + "data: [DONE]\n\n";
+}
+
+std::string StreamResponse::Events(const PumpOutput& output) {
+  for (const PromptLogprobs& prompt : output.prompt_logprobs) {
+    prompt_logprobs_[static_cast<size_t>(prompt.prompt)] = prompt.tokens;
+  }
+  std::string events;
+  for (const ChoiceDelta& delta : output.deltas) {
+    events += context_.options.chat ? ChatEvents(delta, output.usage)
+                                    : CompletionEvents(delta, output.usage);
+  }
+  if (output.finished) events += End(output);
+  return events;
+}
+
+}  // namespace palu

@@ -1,0 +1,14 @@
+// Ids of requests: the client's own made safe, or random ones.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace palu {
+
+// Keeps letters, digits and "-_.:"; at most 128 bytes. May be empty.
+std::string SanitizeRequestId(std::string_view id);
+// 32 random hex digits. Thread-safe.
+std::string NewRequestId();
+
+}  // namespace palu

@@ -16,11 +16,12 @@ namespace palu {
 namespace jinja {
 class Template;
 }  // namespace jinja
+class JsonReader;
 
 // What one rendering works on.
 struct ChatTemplateInput {
   nlohmann::ordered_json messages = nlohmann::ordered_json::array();
-  nlohmann::ordered_json tools;   // null: none
+  nlohmann::ordered_json tools;   // null: none; templates then see no such variable
   nlohmann::ordered_json kwargs;  // null or an object: further variables; they win over the others
   bool add_generation_prompt = true;
   // Cut the text right after the last message's content, so that the model goes on with it.
@@ -58,10 +59,13 @@ class ChatTemplate {
  private:
   ChatTemplate();
   void Add(const std::string& name, const std::string& source, const std::string& file);
+  void AddAll(const JsonReader& spec);
+  const jinja::Template& Choose(bool with_tools) const;
 
   // "default", "tool_use", …
   std::map<std::string, std::unique_ptr<const jinja::Template>> templates_;
   std::map<std::string, std::string> special_tokens_;
+  std::string source_;
 };
 
 }  // namespace palu

@@ -21,6 +21,6 @@ inline bool HasFixture(const std::string& relative) {
 
 }  // namespace palu::testing
 
-#define PALU_REQUIRE_FIXTURE(relative)                                     \
-  if (!::palu::testing::HasFixture(relative))                              \
+#define PALU_REQUIRE_FIXTURE(relative)        \
+  if (!::palu::testing::HasFixture(relative)) \
   GTEST_SKIP() << "needs fixture " << (relative) << ", not on this machine"

@@ -78,7 +78,7 @@ TEST(Calibration, GradientMatchesFiniteDifferences) {
   MatrixF dout;
   WindowLoss(model, out, ids, &dout);
   const LayerGradient gradient = BackwardLayer(&model, last, x, activations, dout);
-  const LayerWeights& w = model.Layer(last);
+  const F32LayerWeights& w = model.Layer(last);
   const auto loss_with = [&](const MatrixF& k, const MatrixF& v) {
     LayerSimulation simulation;
     const auto make = [](const MatrixF& weight) {

@@ -61,7 +61,8 @@ TEST(Decompose, LatentsHaveTheVarianceOfTheSingularValues) {
   const Factors f =
       Decompose(w, PsdRoots(MatrixD::Identity(6, 6), 0, "1"), PsdRoots(a, 0, "a"), "w");
   const MatrixD variance = f.down * a * f.down.transpose();
-  EXPECT_LT((variance - MatrixD(f.loss.cwiseSqrt().asDiagonal())).norm(), 1e-9);
+  const VectorD s = f.loss.cwiseSqrt();
+  EXPECT_LT((variance - MatrixD((s / s.mean()).asDiagonal())).norm(), 1e-9);
 }
 
 TEST(SpreadingRotation, IsOrthogonalAndHasNoLargeEntry) {

@@ -1,0 +1,179 @@
+"""Start-up block, draining, signals."""
+
+import json
+import re
+import signal
+import threading
+import time
+
+from harness import MODEL, Server, case, check, check_error, equal, parse_events, post_bytes
+from test_disconnect import wait_running
+
+LONG = {"prompt": "The sea", "max_tokens": 2000, "ignore_eos": True}
+
+
+def in_background(function, *args, **kwargs):
+    result = {}
+
+    def work():
+        try:
+            result["answer"] = function(*args, **kwargs)
+        except OSError as error:
+            result["error"] = error
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread, result
+
+
+@case("lifecycle", own_server=True)
+def startup_block():
+    server = Server()
+    try:
+        text = server.log_text()
+        for pattern in (r"model\s+classics-14m", r"backend\s+cpu", r"weights\s+[\d.]+ MiB",
+                        r"KV pool\s+[\d.]+ MiB = \d+ tokens = [\d.]+ full-length requests",
+                        r"KV per token\s+[\d.]+ bytes .* against [\d.]+ uncompressed"):
+            check(re.search(pattern, text), f"no {pattern} in {text}")
+        server.stop()
+    finally:
+        server.kill()
+
+
+@case("lifecycle", own_server=True)
+def drain_lets_requests_finish():
+    server = Server(args=["--shutdown.drain_timeout=60s"])
+    try:
+        thread, result = in_background(server.completion, prompt="The sea", max_tokens=600,
+                                       ignore_eos=True)
+        wait_running(server)
+        server.signal()
+        end = time.time() + 10
+        while server.get("/ready").status != 503:
+            check(time.time() < end, "still ready")
+        equal(server.get("/health").status, 200)
+        answer = server.post("/v1/completions", {"prompt": "a"})
+        check_error(answer, 503, kind="unavailable_error")
+        check(int(answer.headers["retry-after"]) > 0, "retry-after")
+        equal(server.wait_exit(60), 0)
+        thread.join(5)
+        equal(result["answer"]["usage"]["completion_tokens"], 600)
+    finally:
+        server.kill()
+
+
+@case("lifecycle", own_server=True)
+def drain_timeout_ends_the_rest():
+    server = Server(args=["--shutdown.drain_timeout=300ms"])
+    try:
+        thread, result = in_background(server.post, "/v1/completions", {**LONG, "stream": True,
+                                                                        "n": 8})
+        unary, unary_result = in_background(server.post, "/v1/completions", LONG)
+        wait_running(server, 2)
+        server.signal(signal.SIGINT)
+        equal(server.wait_exit(20), 0)
+        thread.join(5)
+        unary.join(5)
+        events = parse_events(result["answer"].body)
+        check("error" in json.loads(events[-1]), events[-1])
+        equal(json.loads(events[-1])["error"]["type"], "unavailable_error")
+        check_error(unary_result["answer"], 503)
+    finally:
+        server.kill()
+
+
+@case("lifecycle", own_server=True)
+def second_signal_exits_at_once():
+    server = Server(args=["--shutdown.drain_timeout=60s"])
+    try:
+        in_background(server.post, "/v1/completions", {**LONG, "n": 16})
+        wait_running(server)
+        server.signal()
+        time.sleep(0.3)
+        started = time.time()
+        server.signal()
+        server.wait_exit(10)
+        check(time.time() - started < 2, "late")
+    finally:
+        server.kill()
+
+
+@case("lifecycle", own_server=True)
+def idle_connections_do_not_hold_the_exit():
+    server = Server()
+    try:
+        with server.connect() as idle, server.connect() as half:
+            idle.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            idle.recv(1000)
+            half.sendall(b"GET /hea")
+            started = time.time()
+            server.stop()
+            check(time.time() - started < 5, "late")
+    finally:
+        server.kill()
+
+
+@case("lifecycle", own_server=True)
+def hangup_reads_the_log_level_again():
+    server = Server(env={"PALU_LOG_LEVEL": "info"})
+    try:
+        server.signal(signal.SIGHUP)
+        end = time.time() + 5
+        while "log level is now info" not in server.log_text():
+            check(time.time() < end, server.log_text())
+            time.sleep(0.05)
+        server.stop()
+    finally:
+        server.kill()
+
+
+@case("lifecycle", own_server=True)
+def log_as_json_lines():
+    server = Server(args=["--log.format=json"], wait=False)
+    try:
+        server.wait_ready()
+        server.get("/health", {"X-Request-Id": "json-1"})
+        server.completion(prompt="a", max_tokens=1)
+        server.stop()
+        for line in server.log:
+            entry = json.loads(line)
+            equal(set(entry), {"time", "level", "message"}, line)
+    finally:
+        server.kill()
+
+
+@case("lifecycle", own_server=True)
+def queue_full_is_429():
+    server = Server(args=["--engine.max_queue_requests=2", "--engine.max_sequences=1"])
+    try:
+        socks = []
+        for _ in range(8):
+            sock = server.connect()
+            sock.sendall(post_bytes("/v1/completions", LONG))
+            socks.append(sock)
+            time.sleep(0.02)
+        answer = server.post("/v1/completions", {"prompt": "a"})
+        check_error(answer, 429, kind="rate_limit_error")
+        check(int(answer.headers["retry-after"]) > 0, "retry-after")
+        check(server.metric("palu:requests_rejected_total", reason="queue_full") >= 1, "metric")
+        for sock in socks:
+            sock.close()
+        server.wait_idle()
+        equal(server.completion(prompt="a", max_tokens=1)["usage"]["completion_tokens"], 1)
+        too_many = server.post("/v1/completions", {"prompt": ["a"] * 3})
+        check_error(too_many, 400, "prompt")
+        server.stop()
+    finally:
+        server.kill()
+
+
+@case("lifecycle", own_server=True)
+def served_name():
+    server = Server(model=MODEL + "/", args=["--model.served_name=org/name"])
+    try:
+        equal(server.get("/v1/models").json()["data"][0]["id"], "org/name")
+        equal(server.get("/v1/models/org/name").json()["id"], "org/name")
+        equal(server.completion(model="org/name", prompt="a", max_tokens=1)["model"], "org/name")
+        server.stop()
+    finally:
+        server.kill()

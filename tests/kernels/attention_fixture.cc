@@ -92,8 +92,8 @@ std::vector<double> AttentionProblem::Head(const ProjectionCase& projection, con
   return result;
 }
 
-std::vector<std::vector<double>> AttentionProblem::Keys(int sequence, int head) {
-  std::vector<std::vector<double>> keys;
+AttentionProblem::Rows AttentionProblem::Keys(int sequence, int head) {
+  Rows keys;
   for (int p = 0; p < case_.sequences[sequence].context; ++p) {
     std::vector<double> key = Head(case_.key, key_, sequence, p, head);
     if (!case_.key.dense()) {
@@ -105,13 +105,9 @@ std::vector<std::vector<double>> AttentionProblem::Keys(int sequence, int head) 
   return keys;
 }
 
-void AttentionProblem::ReferenceHead(int sequence, int q_head, std::vector<double>* out) {
-  const int head = q_head / (case_.q_heads / case_.kv_heads), dim = case_.head_dim;
-  const std::vector<std::vector<double>> keys = Keys(sequence, head);
-  std::vector<std::vector<double>> values;
-  for (size_t p = 0; p < keys.size(); ++p) {
-    values.push_back(Head(case_.value, value_, sequence, static_cast<int>(p), head));
-  }
+void AttentionProblem::ReferenceHead(int sequence, int q_head, const Rows& keys, const Rows& values,
+                                     std::vector<double>* out) const {
+  const int dim = case_.head_dim;
   const SequenceCase& s = case_.sequences[sequence];
   for (int i = 0; i < s.queries; ++i) {
     const int position = s.context - s.queries + i;
@@ -136,8 +132,18 @@ void AttentionProblem::ReferenceHead(int sequence, int q_head, std::vector<doubl
 
 std::vector<double> AttentionProblem::Reference() {
   std::vector<double> out(tokens() * row_width(), 0.0);
-  for (size_t s = 0; s < case_.sequences.size(); ++s) {
-    for (int h = 0; h < case_.q_heads; ++h) ReferenceHead(static_cast<int>(s), h, &out);
+  const int queries_per_kv = case_.q_heads / case_.kv_heads;
+  for (int s = 0; s < static_cast<int>(case_.sequences.size()); ++s) {
+    for (int head = 0; head < case_.kv_heads; ++head) {
+      const Rows keys = Keys(s, head);
+      Rows values;
+      for (int p = 0; p < case_.sequences[s].context; ++p) {
+        values.push_back(Head(case_.value, value_, s, p, head));
+      }
+      for (int i = 0; i < queries_per_kv; ++i) {
+        ReferenceHead(s, head * queries_per_kv + i, keys, values, &out);
+      }
+    }
   }
   return out;
 }

@@ -73,8 +73,10 @@ class AttentionProblem {
   // One head's key (before norm and rotation) or value at a position.
   std::vector<double> Head(const ProjectionCase& projection, const Side& side, int sequence,
                            int position, int head);
-  std::vector<std::vector<double>> Keys(int sequence, int head);
-  void ReferenceHead(int sequence, int q_head, std::vector<double>* out);
+  using Rows = std::vector<std::vector<double>>;  // one per position
+  Rows Keys(int sequence, int head);
+  void ReferenceHead(int sequence, int q_head, const Rows& keys, const Rows& values,
+                     std::vector<double>* out) const;
   LatentProjection Upload(DeviceArrays* arrays, const ProjectionCase& projection, const Side& side,
                           std::vector<Tensor>* ups) const;
 

@@ -229,6 +229,10 @@ class Compression {
     options.budget_bytes = budget_bytes;
     options.max_evaluations = std::max(1, evaluations);
     options.decode_cost = o_.decode_cost;
+    options.corrections = summary_.corrections;
+    if (options.corrections.empty() && !o_.warm_start.empty()) {
+      options.corrections = ReadCorrections(o_.warm_start, model_.config().num_layers);
+    }
     if (!o_.quiet) {
       options.progress = [this](const SearchProgress& p) {
         const int filled = 24 * p.evaluations / p.max_evaluations;
@@ -246,6 +250,7 @@ class Compression {
     if (!o_.quiet) std::fprintf(stderr, "\n");
     summary_.plan = result.plan;
     summary_.loss = result.loss;
+    summary_.corrections = result.corrections;
     summary_.evaluations += result.evaluations;
   }
 

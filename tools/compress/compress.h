@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "tools/compress/options.h"
+#include "tools/compress/search.h"
 
 namespace palu {
 
@@ -25,6 +26,7 @@ struct CompressSummary {
   int evaluations = 0;
   std::string calibration_fingerprint;
   std::vector<ComparedPlan> compared;
+  std::vector<Correction> corrections;  // that the search found; empty without a search
   double seconds = 0;
 };
 

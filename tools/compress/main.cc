@@ -50,6 +50,8 @@ void AddOptions(CLI::App* app, CompressOptions* o, Extra* extra) {
   app->add_option("--evaluations", o->evaluations, "plans to measure; 0: statistics alone")
       ->capture_default_str();
   app->add_option("--search-bits", o->search_bits, "bits to choose from")->delimiter(',');
+  app->add_option("--warm-start", o->warm_start,
+                  "directory of an earlier search of this model: begin with what it measured");
   app->add_option("--decode-cost", o->decode_cost, "nats for rebuilding keys at full rank");
   app->add_option("--damping", o->input_damping)->capture_default_str();
   app->add_option("--gradient-damping", o->output_damping)->capture_default_str();

@@ -4,7 +4,10 @@
 #include <cmath>
 #include <cstdarg>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
+
+#include "engine/model/json_file.h"
 
 namespace palu {
 namespace {
@@ -98,6 +101,7 @@ std::string CommandLine(const CompressOptions& o) {
   if (o.budget > 0) line += Format(" --budget %g", o.budget);
   if (o.max_ppl_increase > 0) line += Format(" --max-ppl-increase %g%%", 100 * o.max_ppl_increase);
   if (o.keep_key == 0) line += Format(" --evaluations %d", o.evaluations);
+  if (!o.warm_start.empty()) line += " --warm-start " + o.warm_start;
   if (o.decode_cost > 0) line += Format(" --decode-cost %g", o.decode_cost);
   if (o.export_official) line += " --export-official";
   return line + Format(" --seed %llu", static_cast<unsigned long long>(o.seed));
@@ -125,6 +129,10 @@ nlohmann::json ReportJson(const CompressOptions& options, const CompressSummary&
                                 {"bytes_per_token", plan.bytes},
                                 {"perplexity", std::exp(plan.loss)}});
   }
+  json["corrections"] = nlohmann::json::array();
+  for (const Correction& c : summary.corrections) {
+    json["corrections"].push_back({{"cut", c.cut}, {"coding", c.coding}});
+  }
   json["layers"] = nlohmann::json::array();
   for (const LayerSpec& layer : summary.plan) {
     json["layers"].push_back({{"k",
@@ -137,6 +145,22 @@ nlohmann::json ReportJson(const CompressOptions& options, const CompressSummary&
                                 {"dense", layer.value.dense}}}});
   }
   return json;
+}
+
+std::vector<Correction> ReadCorrections(const std::string& path, int layers) {
+  const std::string file = std::filesystem::is_directory(path) ? path + "/report.json" : path;
+  const Json root = ParseJson(ReadFile(file), file);
+  const Json& list = JsonObject(root, file).Array("corrections");
+  if (list.size() != static_cast<size_t>(2 * layers)) {
+    throw CompressError(file + ": found corrections of " + std::to_string(list.size()) +
+                        " projections, expected " + std::to_string(2 * layers));
+  }
+  std::vector<Correction> corrections;
+  for (const Json& entry : list) {
+    const JsonObject object(entry, file, "corrections");
+    corrections.push_back({object.Number("cut", 0, 1e12), object.Number("coding", 0, 1e12)});
+  }
+  return corrections;
 }
 
 std::string ReportMarkdown(const CompressOptions& options, const CompressSummary& summary) {

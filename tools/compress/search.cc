@@ -7,6 +7,7 @@ namespace palu {
 namespace {
 
 constexpr int kCorrectionRounds = 3;
+constexpr int kPlentyPerList = 5;
 constexpr int kExchangeReach = 6;        // choices to either side of the present one
 constexpr double kProbeStep = 0.2;       // of a list's bytes
 constexpr double kMaxCorrection = 8;     // per round, either way
@@ -23,7 +24,8 @@ PlanSearch::PlanSearch(const std::vector<ChoiceList>* lists, PlanEvaluator* eval
       log_(log),
       uncompressed_loss_(uncompressed_loss),
       options_(options),
-      corrections_(lists->size()) {
+      corrections_(options.corrections) {
+  corrections_.resize(lists->size());
   for (const ChoiceList& list : lists_) layers_ = std::max(layers_, list.layer + 1);
 }
 
@@ -32,7 +34,10 @@ SearchResult PlanSearch::Run() {
   best_ = Solve();
   best_objective_ = Measure(best_);
   result.start_loss = best_objective_ - DecodeCost(best_);
-  for (int round = 0; round < kCorrectionRounds && !Exhausted(); ++round) {
+  const bool corrected = !options_.corrections.empty();
+  const bool plenty = options_.max_evaluations > kPlentyPerList * static_cast<int>(lists_.size());
+  const int rounds = corrected && !plenty ? 0 : kCorrectionRounds;
+  for (int round = 0; round < rounds && !Exhausted(); ++round) {
     CorrectByProbes();
     if (!Accept(Solve())) break;
   }
@@ -41,6 +46,7 @@ SearchResult PlanSearch::Run() {
   result.plan = PlanOf(best_);
   result.loss = best_objective_ - DecodeCost(best_);
   result.evaluations = measured_;
+  result.corrections = corrections_;
   return result;
 }
 

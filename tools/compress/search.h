@@ -19,25 +19,34 @@ struct SearchProgress {
   double best_bytes = 0;
 };
 
+// Factors on the predicted losses of one projection, from what was measured.
+struct Correction {
+  double cut = 1, coding = 1;
+};
+
 struct SearchOptions {
   int64_t budget_bytes = 0;  // of a token
   int max_evaluations = 120;
   double decode_cost =
       0;  // nats added for all keys at full rank; rebuilding costs FLOP per key rank
+  std::vector<Correction> corrections;  // of an earlier search, one per list; or empty
   std::function<void(const SearchProgress&)> progress;  // may be empty
 };
 
 struct SearchResult {
   CompressionPlan plan;
-  double loss = 0;        // measured, without the decode cost
-  double start_loss = 0;  // of the plan that the statistics alone chose
-  int evaluations = 0;    // measured now, those found in the log not counted
+  double loss = 0;                      // measured, without the decode cost
+  double start_loss = 0;                // of the plan that the statistics alone chose
+  int evaluations = 0;                  // measured now, those found in the log not counted
+  std::vector<Correction> corrections;  // one per list
 };
 
 // Starts from the plan of least predicted loss (exact knapsack over bytes). Then measures one step
 // of rank and of bits up and down for every projection, corrects the predictions by what was
 // measured, and solves the knapsack again, keeping what measures better; what evaluations are left
-// go to exchanges between pairs of projections. Deterministic. Throws CompressError when the budget
+// go to exchanges between pairs of projections. With corrections of an earlier search (of another
+// budget, say) few evaluations are enough: the steps are then measured only if there are plenty.
+// Deterministic. Throws CompressError when the budget
 // is below what is possible.
 class PlanSearch {
  public:
@@ -48,10 +57,6 @@ class PlanSearch {
 
  private:
   using Selection = std::vector<int>;  // of every list
-  struct Correction {
-    double cut = 1, coding = 1;
-  };
-
   CompressionPlan PlanOf(const Selection& selection) const;
   double Cost(size_t list, int choice) const;  // corrected prediction + decode cost
   double DecodeCost(const Selection& selection) const;

@@ -16,7 +16,63 @@ static inline uint32_t CodeAt(const std::byte* row, int rank, int i) {
   return low | (((Byte(row + padded / 4 + i / 8) >> (i % 8)) & 1u) << 2);
 }
 
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+
+static inline float Widen1(F16 x) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(x.bits))); }
+
+// 16 indices whose low bits (as many as the format has) are codes i .. i + 15.
+template <LatentFormat kFormat>
+static inline __m512i SixteenCodes(const std::byte* row, int rank, int i) {
+  const __m512i ones = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  if constexpr (kFormat == LatentFormat::kInt8) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + i)));
+  } else if constexpr (kFormat == LatentFormat::kInt4) {
+    int64_t bits;
+    __builtin_memcpy(&bits, row + i / 2, 8);
+    const __m512i halves =
+        _mm512_permutexvar_epi32(_mm512_srli_epi32(ones, 3), _mm512_set1_epi64(bits));
+    const __m512i shifts = _mm512_slli_epi32(_mm512_and_si512(ones, _mm512_set1_epi32(7)), 2);
+    return _mm512_srlv_epi32(halves, shifts);
+  } else {
+    int32_t bits;
+    __builtin_memcpy(&bits, row + i / 4, 4);
+    const __m512i low = _mm512_srlv_epi32(_mm512_set1_epi32(bits), _mm512_slli_epi32(ones, 1));
+    if constexpr (kFormat == LatentFormat::kInt2) return low;
+    uint16_t high_bits;
+    __builtin_memcpy(&high_bits, row + (rank + 7) / 8 * 2 + i / 8, 2);
+    const __m512i high = _mm512_srlv_epi32(_mm512_set1_epi32(high_bits << 2), ones);
+    // Bits 0 and 1 of low, the rest of high.
+    return _mm512_ternarylogic_epi32(_mm512_set1_epi32(3), low, high, 0xca);
+  }
+}
+
+// The number of every code, at all indices that end in the code's bits.
+static inline __m512 CodeTable(int bits, float scale, float zero) {
+  const __m512i indices = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i codes = _mm512_and_si512(indices, _mm512_set1_epi32((1 << bits) - 1));
+  return Add(Mul(_mm512_cvtepi32_ps(codes), Set1(scale)), Set1(zero));
+}
+
+template <LatentFormat kFormat>
+static inline int UnpackWhole(const std::byte* row, float scale, float zero, int rank, float* out) {
+  int i = 0;
+  if constexpr (kFormat == LatentFormat::kInt8) {
+    for (; i + 16 <= rank; i += 16) {
+      const Vec codes = _mm512_cvtepi32_ps(SixteenCodes<kFormat>(row, rank, i));
+      Store(out + i, Add(Mul(codes, Set1(scale)), Set1(zero)));
+    }
+  } else {
+    constexpr int kBits =
+        kFormat == LatentFormat::kInt4 ? 4 : (kFormat == LatentFormat::kInt3 ? 3 : 2);
+    const Vec table = CodeTable(kBits, scale, zero);
+    for (; i + 16 <= rank; i += 16) {
+      Store(out + i, _mm512_permutexvar_ps(SixteenCodes<kFormat>(row, rank, i), table));
+    }
+  }
+  return i;
+}
+
+#elif defined(__AVX2__)
 
 static inline float Widen1(F16 x) { return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(x.bits))); }
 

@@ -12,7 +12,7 @@ namespace palu::testing {
 ModelHarness::ModelHarness(const std::string& directory, const HarnessOptions& options) {
   greedy_.temperature = 0;
   EngineOptions engine;
-  engine.device = "cpu";
+  engine.device = options.device;
   engine.cpu_isa = options.isa;
   engine.max_sequences = options.sequences;
   engine.step_tokens = options.step_tokens;

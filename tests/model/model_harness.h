@@ -15,6 +15,7 @@ struct HarnessOptions {
   std::string format = "f32";
   std::string rotation = "auto";
   std::string isa = "auto";
+  std::string device = "cpu";
   int max_context = 0;  // 0: the model's
   int sequences = 2;
   int step_tokens = 512;

@@ -87,5 +87,29 @@ INSTANTIATE_TEST_SUITE_P(Families, Zoo,
                            return name;
                          });
 
+// bf16 activations; the cache as a server would have it.
+TEST(ZooOnCuda, LogitsOfEveryFamily) {
+  HarnessOptions options;
+  options.device = "cuda:0";
+  options.format = "auto";
+  try {
+    BackendOptions backend;
+    backend.device = options.device;
+    CreateBackend(backend);
+  } catch (const std::runtime_error& error) {
+    GTEST_SKIP() << error.what();
+  }
+  for (const char* name : {"llama31-gqa", "mistral-swa", "qwen2", "qwen3", "phi3", "mixtral-moe",
+                           "qwen3-moe", "gemma3"}) {
+    const std::string golden = ZooDirectory(name) + "/golden.safetensors";
+    const auto ids = GoldenIds(golden, "ids");
+    ModelHarness model(ZooDirectory(name), options);
+    const double error =
+        RelativeError(model.Step({{0, ids[0]}, {1, ids[1]}}), GoldenRows(golden, "logits"));
+    EXPECT_LE(error, 0.15) << name;
+    RecordProperty(name, std::to_string(error));
+  }
+}
+
 }  // namespace
 }  // namespace palu::testing

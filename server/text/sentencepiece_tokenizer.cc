@@ -1,7 +1,5 @@
 #include "server/text/sentencepiece_tokenizer.h"
 
-#include <sentencepiece_processor.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cstdlib>
@@ -21,17 +19,14 @@ constexpr std::string_view kUnknownSurface = " \xE2\x81\x87 ";  // the library's
 // A later value of a field wins in a serialized proto: normalizer_spec { add_dummy_prefix: false }.
 constexpr std::string_view kNoDummyPrefix("\x1A\x02\x18\x00", 4);
 
-std::unique_ptr<sentencepiece::SentencePieceProcessor> Parse(const std::string& model,
-                                                             const std::string& path) {
-  auto processor = std::make_unique<sentencepiece::SentencePieceProcessor>();
-  const auto status = processor->LoadFromSerializedProto(model);
-  if (!status.ok()) {
-    std::string reason = status.ToString();
-    std::replace(reason.begin(), reason.end(), '\n', ' ');
+std::unique_ptr<SentencePieceModel> Parse(const std::string& model, const std::string& path) {
+  std::string reason;
+  auto parsed = ParseSentencePieceModel(model, &reason);
+  if (parsed == nullptr) {
     throw LoadError(path + ": found " + std::to_string(model.size()) +
                     " bytes that do not parse (" + reason + "), expected a sentencepiece model");
   }
-  return processor;
+  return parsed;
 }
 
 std::string WithSpaces(std::string_view piece) {
@@ -83,7 +78,7 @@ class SentencePieceTokenizer::Stream : public DecodeStream {
 
 SentencePieceTokenizer::SentencePieceTokenizer(const std::string& model, const std::string& path,
                                                const JsonReader& config)
-    : processor_(Parse(model, path)), pieces_(processor_->GetPieceSize()) {
+    : processor_(Parse(model, path)), pieces_(processor_->size()) {
   vocab_size_ = pieces_;
   if (pieces_ == 0) throw LoadError(path + ": found no piece, expected at least one");
   if (processor_->bos_id() >= 0) post_processor_.prefix = {processor_->bos_id()};
@@ -131,17 +126,15 @@ void SentencePieceTokenizer::AddTokens(const JsonReader& config) {
 // The library does not tell its normalizer's settings; what it does with leading spaces shows them.
 SentencePieceTokenizer::Strip SentencePieceTokenizer::ProbeStrip() const {
   for (int32_t id = 0; id < pieces_; ++id) {
-    const std::string& piece = processor_->IdToPiece(id);
+    const std::string piece = processor_->IdToPiece(id);
     if (!piece.starts_with(kSpaceMark) || KindOf(id) != Kind::kText) continue;
     std::string once;
     std::string twice;
-    if (!processor_->Decode(std::vector<int>{id}, &once).ok() ||
-        once.size() == WithSpaces(piece).size()) {
+    if (!processor_->Decode({id}, &once) || once.size() == WithSpaces(piece).size()) {
       return Strip::kNone;
     }
     const int32_t mark = processor_->PieceToId(kSpaceMark);
-    if (KindOf(mark) != Kind::kText ||
-        !processor_->Decode(std::vector<int>{mark, id}, &twice).ok()) {
+    if (KindOf(mark) != Kind::kText || !processor_->Decode({mark, id}, &twice)) {
       return Strip::kOne;
     }
     return twice == once ? Strip::kAll : Strip::kOne;
@@ -164,9 +157,9 @@ std::vector<int32_t> SentencePieceTokenizer::Encode(std::string_view text, bool 
     if (part.id >= 0) {
       ids.push_back(part.id);
     } else {
-      const Processor& processor = !first && continuation_ ? *continuation_ : *processor_;
-      std::vector<int> piece;
-      if (processor.Encode(part.piece.text, &piece).ok()) {
+      const SentencePieceModel& processor = !first && continuation_ ? *continuation_ : *processor_;
+      std::vector<int32_t> piece;
+      if (processor.Encode(part.piece.text, &piece)) {
         ids.insert(ids.end(), piece.begin(), piece.end());
       }
     }
@@ -191,7 +184,7 @@ std::unique_ptr<DecodeStream> SentencePieceTokenizer::NewDecodeStream(bool skip_
 std::string SentencePieceTokenizer::TokenBytes(int32_t id) const {
   switch (KindOf(id)) {
     case Kind::kByte: {
-      const std::string& piece = processor_->IdToPiece(id);  // <0xAB>
+      const std::string piece = processor_->IdToPiece(id);  // <0xAB>
       const std::string digits = piece.size() == 6 ? piece.substr(3, 2) : "";
       return std::string(1, static_cast<char>(std::strtol(digits.c_str(), nullptr, 16)));
     }

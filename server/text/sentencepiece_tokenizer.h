@@ -8,11 +8,8 @@
 
 #include "server/text/added_vocabulary.h"
 #include "server/text/post_processor.h"
+#include "server/text/sentencepiece_model.h"
 #include "server/text/tokenizer.h"
-
-namespace sentencepiece {
-class SentencePieceProcessor;
-}  // namespace sentencepiece
 
 namespace palu {
 
@@ -37,7 +34,6 @@ class SentencePieceTokenizer : public Tokenizer {
   std::unique_ptr<DecodeStream> NewDecodeStream(bool skip_special) const override;
 
  private:
-  using Processor = sentencepiece::SentencePieceProcessor;
   enum class Kind { kText, kByte, kControl, kUnknown, kAdded, kNone };
   enum class Strip { kNone, kOne, kAll };  // leading spaces of a sequence
   class Stream;
@@ -46,10 +42,10 @@ class SentencePieceTokenizer : public Tokenizer {
   void AddTokens(const JsonReader& config);
   Strip ProbeStrip() const;
 
-  std::unique_ptr<Processor> processor_;
+  std::unique_ptr<SentencePieceModel> processor_;
   // Without the space that sentencepiece puts before text; for text behind a special token, where
   // the checkpoint says "legacy": false.
-  std::unique_ptr<Processor> continuation_;
+  std::unique_ptr<SentencePieceModel> continuation_;
   AddedVocabulary added_;
   PostProcessor post_processor_;
   int pieces_ = 0;

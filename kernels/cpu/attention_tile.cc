@@ -118,6 +118,7 @@ void AttentionWorker::Run(int64_t begin, int64_t end, const AttentionState& stat
       args_.window > 0 ? std::max<int64_t>(0, block_->first_position - args_.window + 1) : 0;
   end = std::min(end, last);
   begin = std::max(begin, first);
+  end_ = end;
   for (int64_t tile = begin / kTileTokens * kTileTokens; tile < end; tile += kTileTokens) {
     const Range tokens = {static_cast<int>(std::max(begin - tile, int64_t{0})),
                           static_cast<int>(std::min<int64_t>(end - tile, kTileTokens))};
@@ -167,10 +168,30 @@ void AttentionWorker::LoadRows(const LatentSegment& segment, int64_t tile_begin,
   }
 }
 
+void AttentionWorker::Prefetch(const LatentSegment& segment, int64_t tile_begin) const {
+  constexpr int64_t kLine = 64;
+  const LatentPool& pool = args_.pool;
+  const int32_t* table =
+      args_.block_tables.ptr<int32_t>() + block_->sequence * args_.block_tables.stride[0];
+  const int64_t end = std::min(end_, tile_begin + kTileTokens);
+  for (int64_t position = tile_begin; position < end;) {
+    const int64_t offset = position % pool.block_size;
+    const int64_t count = std::min(end - position, pool.block_size - offset);
+    const std::byte* block = pool.data + table[position / pool.block_size] * pool.block_bytes;
+    const std::byte* codes = block + segment.codes_offset + offset * segment.row_bytes;
+    for (int64_t i = 0; i < count * segment.row_bytes; i += kLine) __builtin_prefetch(codes + i);
+    if (IsQuantized(segment.format)) {
+      __builtin_prefetch(block + segment.scales_offset + offset * kScaleBytes);
+    }
+    position += count;
+  }
+}
+
 void AttentionWorker::ScoreKeyGroup(int group, int64_t tile_begin, Range tokens) {
   const LatentSegment& segment = args_.key.groups[group];
   const int columns = static_cast<int>(RoundUp(tokens.end, kVectorPad));
   LoadRows(segment, tile_begin, tokens, staging_, staging_width_);
+  Prefetch(segment, tile_begin + kTileTokens);
   if (!args_.key.dense()) {
     kernels_.transpose(staging_, staging_width_, columns,
                        static_cast<int>(RoundUp(segment.rank, kVectorPad)), latents_, kTileTokens);
@@ -271,6 +292,7 @@ void AttentionWorker::AddValueGroup(int group, int64_t tile_begin, Range tokens,
                                     const AttentionState& state) {
   const LatentSegment& segment = args_.value.groups[group];
   LoadRows(segment, tile_begin, tokens, staging_, staging_width_);
+  Prefetch(segment, tile_begin + kTileTokens);
   const bool dense = args_.value.dense();
   const int width = dense ? shape_.head_dim : segment.rank;
   const int row_count = rows_per_head();

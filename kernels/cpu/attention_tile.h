@@ -72,6 +72,8 @@ class AttentionWorker {
   // Tokens of one group as rows of floats.
   void LoadRows(const LatentSegment& segment, int64_t tile_begin, Range tokens, float* out,
                 int64_t ld_out) const;
+  // Asks for the next tile's rows of a group ahead of their use.
+  void Prefetch(const LatentSegment& segment, int64_t tile_begin) const;
   void ScoreKeyGroup(int group, int64_t tile_begin, Range tokens);
   void RebuildKeys(int group, int head_in_group, int columns);
   void FinishKeys(int head, int columns);
@@ -83,6 +85,7 @@ class AttentionWorker {
   const AttentionShape& shape_;
   const QueryBlock* block_ = nullptr;
   int unit_ = 0;
+  int64_t end_ = 0;  // of the positions that Run is about
 
   float* staging_;  // [kTileTokens, row_width]: rows as cached
   float* latents_;  // [row_width, kTileTokens]: latents of a key group, transposed

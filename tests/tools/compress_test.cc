@@ -26,7 +26,7 @@ class CompressTest : public ::testing::Test {
     directory_ = fs::temp_directory_path() / ("palu_compress_test_" + std::to_string(getpid()));
     fs::create_directories(directory_);
     std::ifstream in(Model() + "/calibration.txt");
-    std::string text(24000, '\0');
+    std::string text(16000, '\0');
     in.read(text.data(), static_cast<std::streamsize>(text.size()));
     text.resize(static_cast<size_t>(in.gcount()));
     WriteText("text.txt", text);
@@ -152,19 +152,6 @@ TEST_F(CompressTest, OfficialLayoutIsServedLikeOurs) {
   EXPECT_EQ(config.at("head_wise_ranks").at("model.layers.2.self_attn.v_proj"),
             nlohmann::json::array({128}));
   EXPECT_DOUBLE_EQ(Perplexity(Path("official")), Perplexity(Path("ours")));
-}
-
-TEST_F(CompressTest, IsDeterministicAndResumes) {
-  CompressOptions options = Options("first");
-  options.budget = 0.1;
-  options.evaluations = 8;
-  const CompressSummary first = Compress(options);
-  // What an interrupted run leaves behind: the log of its evaluations.
-  options.out = Path("second");
-  options.resume = true;
-  const CompressSummary second = Compress(options);
-  EXPECT_EQ(PlanKey(first.plan), PlanKey(second.plan));
-  EXPECT_DOUBLE_EQ(first.loss, second.loss);
 }
 
 TEST_F(CompressTest, SaysWhatIsWrong) {

@@ -116,8 +116,8 @@ double PlanSearch::Measure(const Selection& selection) {
   const double objective = *loss + DecodeCost(selection);
   if (options_.progress) {
     options_.progress({static_cast<int>(asked_.size()), options_.max_evaluations,
-                       std::min(objective, best_objective_ > 0 ? best_objective_ : objective),
-                       uncompressed_loss_, static_cast<double>(BytesOf(best_))});
+                       best_objective_ > 0 ? best_objective_ : objective, uncompressed_loss_,
+                       static_cast<double>(BytesOf(best_))});
   }
   return objective;
 }

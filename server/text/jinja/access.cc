@@ -55,7 +55,7 @@ std::optional<size_t> Position(int64_t index, size_t size) {
 
 std::optional<Value> Element(const Value& value, const Value& key) {
   if (value.Is(Type::kDict)) {
-    const Value* found = value.dict().Find(key);
+    const Value* found = key.IsHashable() ? value.dict().Find(key) : nullptr;
     return found == nullptr ? std::nullopt : std::optional<Value>(*found);
   }
   if (!key.is_integer()) return std::nullopt;

@@ -86,6 +86,10 @@ struct Stmt {
   ExprPtr expr;
   ExprPtr condition;
   bool recursive = false;
+  // What a macro's body refers to, and so takes.
+  bool takes_varargs = false;
+  bool takes_kwargs = false;
+  bool takes_caller = false;
   std::vector<ExprPtr> exprs;
   std::vector<Target> targets;
   std::vector<Param> params;

@@ -14,7 +14,7 @@ namespace palu::jinja {
 
 struct Limits {
   int64_t max_steps = 10'000'000;        // expressions and statements
-  int64_t max_work_bytes = 512LL << 20;  // text and items looked at or made
+  int64_t max_work_bytes = 256LL << 20;  // text and items looked at or made
   size_t max_output_bytes = 16u << 20;   // of the whole text
   int max_depth = 800;                   // of expressions, statements and macro calls
 };

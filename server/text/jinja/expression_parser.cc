@@ -170,6 +170,9 @@ ExprPtr ExpressionParser::NameOrConstant() {
   } else if (token.text != "none" && token.text != "None") {
     expr->kind = Expr::Kind::kName;
     expr->name = token.text;
+    seen.varargs = seen.varargs || token.text == "varargs";
+    seen.kwargs = seen.kwargs || token.text == "kwargs";
+    seen.caller = seen.caller || token.text == "caller";
   }
   return expr;
 }

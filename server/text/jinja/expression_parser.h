@@ -25,6 +25,14 @@ class ExpressionParser {
   // A name, namespace.attribute, or several of them.
   Target AssignTarget(bool with_tuple);
 
+  // Special names of macros seen so far.
+  struct SeenNames {
+    bool varargs = false;
+    bool kwargs = false;
+    bool caller = false;
+  };
+  SeenNames seen;
+
  private:
   using Level = ExprPtr (ExpressionParser::*)();
 

@@ -250,36 +250,53 @@ Value Interpreter::RunMacro(const Stmt& macro, Scope* definition, const Args& ar
   return std::move(capture.text);
 }
 
-void Interpreter::BindParams(const Stmt& macro, const Args& args) {
-  const auto name = [&macro](size_t i) { return macro.params[i].name; };
+// Arguments that are no parameters go where the body looks for them, or are errors.
+void Interpreter::BindRest(const Stmt& macro, const Args& args) {
   Dict rest;
-  bool has_caller = false;
+  Value caller = Value::MakeUndefined("No caller defined");
   for (const auto& [key, value] : args.named) {
     const bool known =
         std::any_of(macro.params.begin(), macro.params.end(),
                     [&key = key](const Stmt::Param& param) { return param.name == key; });
     if (known) continue;
-    rest.Set(key, value);
-    if (key != "caller") continue;
-    has_caller = true;
-    scope_->Set(key, value);
-  }
-  if (!has_caller) scope_->Set("caller", Value::MakeUndefined("No caller defined"));
-  for (size_t i = 0; i < macro.params.size(); ++i) {
-    if (const Value* given = args.Find(i, name(i))) {
-      scope_->Set(name(i), *given);
-    } else if (macro.params[i].fallback != nullptr) {
-      scope_->Set(name(i), Evaluate(*macro.params[i].fallback));
+    if (key == "caller" && macro.takes_caller) {
+      caller = value;
+    } else if (macro.takes_kwargs) {
+      rest.Set(key, value);
+    } else if (key == "caller") {
+      TypeError("macro '" + macro.text +
+                "' was invoked with two values for the special caller argument. This is most "
+                "likely a bug.");
     } else {
-      scope_->Set(name(i),
-                  Value::MakeUndefined("parameter " + Repr(Value(name(i))) + " was not provided"));
+      TypeError("macro '" + macro.text + "' takes no keyword argument " + Repr(Value(key)));
     }
   }
   std::vector<Value> more;
-  for (size_t i = macro.params.size(); i < args.positional.size(); ++i)
+  for (size_t i = macro.params.size(); i < args.positional.size(); ++i) {
     more.push_back(args.positional[i]);
-  scope_->Set("varargs", Value::MakeTuple(std::move(more)));
-  scope_->Set("kwargs", rest);
+  }
+  if (!more.empty() && !macro.takes_varargs) {
+    TypeError("macro '" + macro.text + "' takes not more than " +
+              std::to_string(macro.params.size()) + " argument(s)");
+  }
+  if (macro.takes_caller) scope_->Set("caller", std::move(caller));
+  if (macro.takes_kwargs) scope_->Set("kwargs", rest);
+  if (macro.takes_varargs) scope_->Set("varargs", Value::MakeTuple(std::move(more)));
+}
+
+void Interpreter::BindParams(const Stmt& macro, const Args& args) {
+  BindRest(macro, args);
+  for (size_t i = 0; i < macro.params.size(); ++i) {
+    const Stmt::Param& param = macro.params[i];
+    if (const Value* given = args.Find(i, param.name)) {
+      scope_->Set(param.name, *given);
+    } else if (param.fallback != nullptr) {
+      scope_->Set(param.name, Evaluate(*param.fallback));
+    } else {
+      scope_->Set(param.name, Value::MakeUndefined("parameter " + Repr(Value(param.name)) +
+                                                   " was not provided"));
+    }
+  }
 }
 
 }  // namespace palu::jinja

@@ -59,6 +59,7 @@ class Interpreter {
   Value MakeMacro(const Stmt& stmt);
   Value RunMacro(const Stmt& macro, Scope* definition, const Args& args);
   void BindParams(const Stmt& macro, const Args& args);
+  void BindRest(const Stmt& macro, const Args& args);
 
   Value Evaluate(const Expr& expr);
   Value EvaluateNode(const Expr& expr);

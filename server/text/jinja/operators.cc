@@ -23,6 +23,7 @@ Value AddText(Context& context, const Value& left, const Value& right) {
   const bool safe = left.safe() || right.safe();
   const std::string a = safe && !left.safe() ? EscapeHtml(left.text()) : left.text();
   const std::string b = safe && !right.safe() ? EscapeHtml(right.text()) : right.text();
+  CheckTextSize(a.size() + b.size());
   context.Charge(a.size() + b.size());
   return Value(a + b, safe);
 }

@@ -142,11 +142,23 @@ class Parser {
     tokens_.ExpectOperator(")");
   }
 
+  void MacroBody(Stmt* macro, std::string_view end) {
+    const ExpressionParser::SeenNames outside = std::exchange(expressions_.seen, {});
+    macro->bodies.push_back(Block({end}));
+    ExpressionParser::SeenNames& seen = expressions_.seen;
+    macro->takes_varargs = seen.varargs;
+    macro->takes_kwargs = seen.kwargs;
+    macro->takes_caller = seen.caller;
+    seen.varargs = seen.varargs || outside.varargs;
+    seen.kwargs = seen.kwargs || outside.kwargs;
+    seen.caller = seen.caller || outside.caller;
+  }
+
   StmtPtr Macro() {
     auto macro = Make(Stmt::Kind::kMacro);
     macro->text = tokens_.Expect(TokenKind::kName, "a macro's name").text;
     Signature(macro.get());
-    macro->bodies.push_back(Block({"endmacro"}));
+    MacroBody(macro.get(), "endmacro");
     return macro;
   }
 
@@ -156,7 +168,7 @@ class Parser {
     if (tokens_.IsOperator("(")) Signature(call.get());
     call->expr = expressions_.Expression();
     if (call->expr->kind != Expr::Kind::kCall) tokens_.SyntaxError("expected call");
-    call->bodies.push_back(Block({"endcall"}));
+    MacroBody(call.get(), "endcall");
     return call;
   }
 

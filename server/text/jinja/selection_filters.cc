@@ -91,10 +91,6 @@ Value ApplyFilter(Context& context, std::string_view name, const Value& value, c
   const Filter filter = FindFilter(name);
   if (filter == nullptr)
     Fail("TemplateAssertionError", "No filter named '" + std::string(name) + "'.");
-  // Uses of a forbidden attribute fail whatever the filter.
-  if (value.is_undefined() && std::string_view(value.undefined().kind) == "SecurityError") {
-    RequireDefined(value);
-  }
   context.Step();
   context.Charge(value);
   return filter(context, value, args);

@@ -50,6 +50,7 @@ Value Join(Context& context, const Value& value, const Args& args) {
     const std::string text = Str(path ? path->Get(item) : item);
     context.Charge(text.size() + separator.size());
     out += text;
+    CheckTextSize(out.size());
   }
   return out;
 }
@@ -75,13 +76,15 @@ Value Reverse(Context&, const Value& value, const Args&) {
 // What sorting and comparing go by.
 class SortKey {
  public:
-  SortKey(const Args& args, size_t case_position, size_t attribute_position)
-      : case_sensitive_(args.Flag(case_position, "case_sensitive", false)),
+  // listed: keys are lists even of one attribute; items without it then stay as they are.
+  SortKey(const Args& args, size_t case_position, size_t attribute_position, bool listed = false)
+      : listed_(listed),
+        case_sensitive_(args.Flag(case_position, "case_sensitive", false)),
         paths_(AttributePath::ListFromArgs(args, attribute_position, "attribute")) {}
 
   Value operator()(const Value& item) const {
     if (paths_.empty()) return Fold(item);
-    if (paths_.size() == 1) return Fold(paths_[0].Get(item));
+    if (paths_.size() == 1 && !listed_) return Fold(paths_[0].Get(item));
     std::vector<Value> keys;
     for (const AttributePath& path : paths_) keys.push_back(Fold(path.Get(item)));
     return Value::MakeTuple(std::move(keys));
@@ -92,6 +95,7 @@ class SortKey {
     return !case_sensitive_ && value.is_string() ? Value(Lower(value.text())) : value;
   }
 
+  bool listed_;
   bool case_sensitive_;
   std::vector<AttributePath> paths_;
 };
@@ -114,8 +118,8 @@ std::vector<Value> Sorted(Context& context, std::vector<Value> items, bool rever
 }
 
 Value Sort(Context& context, const Value& value, const Args& args) {
-  return Value::MakeList(
-      Sorted(context, Iterate(value), args.Flag(0, "reverse", false), SortKey(args, 1, 2)));
+  return Value::MakeList(Sorted(context, Iterate(value), args.Flag(0, "reverse", false),
+                                SortKey(args, 1, 2, /*listed=*/true)));
 }
 
 Value DictSort(Context& context, const Value& value, const Args& args) {

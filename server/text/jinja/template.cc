@@ -1,5 +1,6 @@
 #include "server/text/jinja/template.h"
 
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -20,6 +21,8 @@ tl::expected<std::string, Error> Template::Render(const nlohmann::ordered_json& 
   } catch (Error& error) {
     if (error.line == 0) error.line = context.line;
     return tl::unexpected(std::move(error));
+  } catch (const std::bad_alloc&) {
+    return tl::unexpected(Error("MemoryError", "the template needs too much memory", context.line));
   }
 }
 

@@ -43,12 +43,10 @@ Value TitleFilter(Context&, const Value& value, const Args&) {
   return Value(std::move(out), value.safe());
 }
 
-Value Replace(Context& context, const Value& value, const Args& args) {
+Value Replace(Context&, const Value& value, const Args& args) {
   const std::string text = Str(value);
   const std::string old_text = Str(args.Need(0, "old", "do_replace"));
   const std::string new_text = Str(args.Need(1, "new", "do_replace"));
-  const size_t most = old_text.empty() ? text.size() + 1 : text.size() / old_text.size();
-  if (!new_text.empty() && most > kMaxTextBytes / new_text.size()) context.Charge(kMaxTextBytes);
   return ReplaceText(text, old_text, new_text, args.Int(2, "count", -1));
 }
 
@@ -203,6 +201,10 @@ Value UrlEncode(Context&, const Value& value, const Args&) {
                          std::string_view("_.-~").find(c) != std::string_view::npos ||
                          (path && c == '/');
       const auto byte = static_cast<unsigned char>(c);
+      if (c == ' ' && !path) {
+        out += '+';
+        continue;
+      }
       out += plain ? std::string(1, c) : std::string("%") + kDigits[byte >> 4] + kDigits[byte & 15];
     }
     return out;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "server/text/jinja/value_text.h"
 #include "server/text/utf8.h"
 
 namespace palu::jinja {
@@ -206,6 +207,7 @@ std::string ReplaceText(std::string_view text, std::string_view old_text, std::s
   if (old_text.empty()) {
     for (size_t pos = 0; pos <= text.size();) {
       if (limit < 0 || count++ < limit) out += new_text;
+      CheckTextSize(out.size());
       if (pos == text.size()) break;
       const size_t begin = pos;
       NextCodePoint(text, &pos);
@@ -217,6 +219,7 @@ std::string ReplaceText(std::string_view text, std::string_view old_text, std::s
     const size_t at = text.find(old_text);
     if (at == std::string_view::npos) break;
     out.append(text.substr(0, at)).append(new_text);
+    CheckTextSize(out.size());
     text.remove_prefix(at + old_text.size());
   }
   out += text;

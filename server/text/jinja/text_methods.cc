@@ -104,6 +104,7 @@ Value JoinMethod(Context& context, const std::string& self, const Args& args) {
     ++index;
     context.Charge(item.text().size() + self.size());
     out += item.text();
+    CheckTextSize(out.size());
   }
   return out;
 }
@@ -155,10 +156,6 @@ Value ReplaceMethod(Context& context, const std::string& self, const Args& args)
   const std::string old_text =
       args.Need(0, "old", "replace").is_string() ? args.Text(0, "old", "") : "";
   const std::string new_text = args.Text(1, "new", "");
-  const size_t most = old_text.empty() ? self.size() + 1 : self.size() / old_text.size();
-  if (new_text.size() > 0 && most > kMaxTextBytes / new_text.size()) {
-    context.Charge(kMaxTextBytes);
-  }
   std::string out = ReplaceText(self, old_text, new_text, args.Int(2, "count", -1));
   context.Charge(out.size());
   return out;

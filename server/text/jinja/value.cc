@@ -63,7 +63,16 @@ Value Value::UndefinedName(const std::string& name) {
   return MakeUndefined(Repr(Value(name)) + " is undefined");
 }
 
+bool Value::IsHashable() const {
+  if (type_ == Type::kTuple) {
+    return std::all_of(items().begin(), items().end(),
+                       [](const Value& item) { return item.IsHashable(); });
+  }
+  return type_ != Type::kList && depth() == 0;
+}
+
 Value Value::MakeSequence(Type type, std::vector<Value> items) {
+  if (items.size() > kMaxItems) Fail("OverflowError", "a list is too long");
   auto sequence = std::make_shared<Sequence>();
   for (const Value& item : items) sequence->depth = NestedDepth(item, sequence->depth);
   sequence->items = std::move(items);
@@ -116,9 +125,6 @@ double Value::number() const {
 bool Value::Truth() const {
   switch (type_) {
     case Type::kUndefined:
-      if (std::string_view(undefined().kind) == "SecurityError")
-        Fail(undefined().kind, undefined().message);
-      return false;
     case Type::kNone:
       return false;
     case Type::kBool:
@@ -280,9 +286,6 @@ std::vector<Value> Iterate(const Value& value) {
       return keys;
     }
     case Type::kUndefined:
-      if (std::string_view(value.undefined().kind) == "SecurityError") {
-        Fail(value.undefined().kind, value.undefined().message);
-      }
       return {};
     default:
       TypeError(std::string("'") + value.TypeName() + "' object is not iterable");

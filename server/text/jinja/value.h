@@ -49,6 +49,7 @@ struct Sequence {
 };
 
 inline constexpr int kMaxValueDepth = 200;
+inline constexpr size_t kMaxItems = 1u << 20;  // of any one list
 
 // Cheap to copy: large contents are shared. Not thread-safe across copies of one namespace.
 class Value {
@@ -110,6 +111,7 @@ class Value {
   const Undefined& undefined() const { return *std::get<std::shared_ptr<const Undefined>>(data_); }
 
   bool Truth() const;
+  bool IsHashable() const;       // may be a key
   int depth() const;             // 0: no container
   const char* TypeName() const;  // as Python's
   const void* Identity() const;  // of shared contents; nullptr for plain values

@@ -55,10 +55,6 @@ std::string TextRepr(std::string_view text) {
   return out;
 }
 
-void CheckSize(const std::string& text) {
-  if (text.size() > kMaxTextBytes) Fail("OverflowError", "a string is too long");
-}
-
 void AppendRepr(const Value& value, int depth, std::string* out);
 
 void AppendItems(const Value& value, int depth, std::string* out) {
@@ -100,7 +96,7 @@ void AppendNamespace(const Value& value, int depth, std::string* out) {
 }
 
 void AppendRepr(const Value& value, int depth, std::string* out) {
-  CheckSize(*out);
+  CheckTextSize(out->size());
   // Namespaces can hold themselves.
   if (depth > 2 * kMaxValueDepth) Fail("RecursionError", "a value nests too deeply");
   switch (value.type()) {
@@ -172,7 +168,7 @@ class JsonWriter {
   explicit JsonWriter(const JsonStyle& style) : style_(style) {}
 
   void Write(const Value& value, int depth) {
-    CheckSize(out);
+    CheckTextSize(out.size());
     switch (value.type()) {
       case Type::kNone:
         out += "null";
@@ -214,7 +210,7 @@ class JsonWriter {
     if (!style_.indent) return;
     out += '\n';
     for (int i = 0; i < depth; ++i) out += *style_.indent;
-    CheckSize(out);
+    CheckTextSize(out.size());
   }
 
   void WriteArray(const std::vector<Value>& items, int depth) {
@@ -268,6 +264,10 @@ class JsonWriter {
 
 }  // namespace
 
+void CheckTextSize(size_t bytes) {
+  if (bytes > kMaxTextBytes) Fail("OverflowError", "a string is too long");
+}
+
 std::string FloatRepr(double number) {
   if (std::isnan(number)) return "nan";
   if (std::isinf(number)) return number < 0 ? "-inf" : "inf";
@@ -287,17 +287,13 @@ std::string FloatRepr(double number) {
 std::string Repr(const Value& value) {
   std::string out;
   AppendRepr(value, 0, &out);
-  CheckSize(out);
+  CheckTextSize(out.size());
   return out;
 }
 
 std::string Str(const Value& value) {
   if (value.is_string()) return value.text();
-  if (!value.is_undefined()) return Repr(value);
-  if (std::string_view(value.undefined().kind) == "SecurityError") {
-    Fail(value.undefined().kind, value.undefined().message);
-  }
-  return {};
+  return value.is_undefined() ? std::string() : Repr(value);
 }
 
 std::string EscapeHtml(std::string_view text) {
@@ -329,7 +325,7 @@ std::string EscapeHtml(std::string_view text) {
 std::string ToJson(const Value& value, const JsonStyle& style) {
   JsonWriter writer(style);
   writer.Write(value, 0);
-  CheckSize(writer.out);
+  CheckTextSize(writer.out.size());
   return std::move(writer.out);
 }
 

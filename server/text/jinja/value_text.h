@@ -11,6 +11,9 @@ namespace palu::jinja {
 
 inline constexpr size_t kMaxTextBytes = 16u << 20;  // of any one string
 
+// Throws an OverflowError for a text that is longer.
+void CheckTextSize(size_t bytes);
+
 std::string Str(const Value& value);   // Python's str()
 std::string Repr(const Value& value);  // Python's repr()
 std::string FloatRepr(double number);

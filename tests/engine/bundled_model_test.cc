@@ -52,7 +52,7 @@ class BundledModel : public ::testing::TestWithParam<const char*> {
       Request request;
       request.prompt = cases.at(cases.size() - 7 + i).at("ids").get<std::vector<int32_t>>();
       if (request.prompt.size() > 100) request.prompt.resize(70 + 5 * i);
-      request.sampling.max_tokens = 30 + 9 * static_cast<int>(i);
+      request.sampling.max_tokens = 20 + 5 * static_cast<int>(i);
       request.sampling.ignore_eos = true;
       request.sampling.seed = 100 + i;
       request.sampling.temperature = i % 2 == 0 ? 0.0f : 0.9f;

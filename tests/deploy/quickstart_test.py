@@ -2,6 +2,7 @@
 """deploy/quickstart and deploy/install_packages as a user meets them; ends with the totals."""
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -61,7 +62,7 @@ class ArgumentsTest(unittest.TestCase):
                 self.assertEqual(done.returncode, 1)
                 self.assertIn(f"port {taken} is busy", done.stderr)
                 self.assertIn(f"{flag} N", done.stderr)
-                self.assertNotIn("[1/4]", done.stdout)
+                self.assertNotIn("[1/5]", done.stdout)
 
 
 class InstallPackagesTest(unittest.TestCase):
@@ -122,6 +123,9 @@ class ServeTest(unittest.TestCase):
         self.assertEqual(answer["model"], "classics-14m")
         self.assertGreater(len(answer["choices"][0]["text"]), 20)
         self.assertGreater(answer["usage"]["completion_tokens"], 10)
+        # The start says what the cache costs: an eighth of the uncompressed one.
+        costs = re.search(r"KV per token ([\d.]+) bytes .* against ([\d.]+) uncompressed", done.stdout)
+        self.assertLessEqual(float(costs.group(1)) * 8, float(costs.group(2)))
         self.assertFalse(is_open(http) or is_open(grpc))
 
     def test_it_stays_until_interrupted(self):

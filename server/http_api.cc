@@ -149,9 +149,13 @@ std::vector<std::pair<std::string, std::string>> HttpApi::CorsHeaders(const std:
 
 void HttpApi::Done(const HttpAccess& access) {
   counters_.Add(access.route, std::to_string(access.status));
-  spdlog::info("http {} {} {} {}B {:.1f}ms peer={} id={}{}", access.method, access.route,
-               access.status, access.bytes, access.milliseconds, access.peer, access.request_id,
-               access.aborted ? " aborted" : "");
+  // Probes and scrapes come every few seconds.
+  const std::string_view route = access.route;
+  const bool routine = route == "/health" || route == "/ready" || route == "/metrics";
+  spdlog::log(routine && access.status == 200 ? spdlog::level::debug : spdlog::level::info,
+              "http {} {} {} {}B {:.1f}ms peer={} id={}{}", access.method, route, access.status,
+              access.bytes, access.milliseconds, access.peer, access.request_id,
+              access.aborted ? " aborted" : "");
 }
 
 void HttpApi::Fail(const Call& call, const Status& status) {

@@ -1,5 +1,8 @@
 #include "server/http_connection.h"
 
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
+
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
 #include <boost/asio/post.hpp>
@@ -59,6 +62,13 @@ asio::awaitable<void> HttpConnection::Run() {
   co_await LingeringClose();
 }
 
+asio::awaitable<void> HttpConnection::TurnAway() {
+  const auto self = shared_from_this();
+  const Parser parser;
+  co_await Refuse({503, "This server has as many connections as it takes"}, parser);
+  co_await LingeringClose();
+}
+
 void HttpConnection::CloseIfIdle() {
   asio::post(socket_.get_executor(), [self = shared_from_this()] {
     error_code ignored;
@@ -72,6 +82,27 @@ void HttpConnection::Arm(Clock::time_point deadline) {
   io_timer_.expires_at(deadline);
   io_timer_.async_wait([self = shared_from_this(), generation](const error_code& error) {
     if (error || generation != self->io_generation_) return;
+    self->timed_out_ = true;
+    error_code ignored;
+    self->socket_.cancel(ignored);
+  });
+}
+
+int HttpConnection::UnsentBytes() {
+  int bytes = 0;
+  return ioctl(socket_.native_handle(), SIOCOUTQ, &bytes) == 0 ? bytes : 0;
+}
+
+// A socket becomes writable only once a good part of the kernel's buffer is free, which may take a
+// slow reader longer than the timeout: it is gone only if the buffer has not shrunk either.
+void HttpConnection::ArmWrite() {
+  timed_out_ = false;
+  const uint64_t generation = ++io_generation_;
+  const int unsent = UnsentBytes();
+  io_timer_.expires_after(shared_->config.write_timeout);
+  io_timer_.async_wait([self = shared_from_this(), generation, unsent](const error_code& error) {
+    if (error || generation != self->io_generation_) return;
+    if (self->UnsentBytes() < unsent) return self->ArmWrite();
     self->timed_out_ = true;
     error_code ignored;
     self->socket_.cancel(ignored);
@@ -317,7 +348,7 @@ asio::awaitable<void> HttpConnection::StopWatch() {
 asio::awaitable<bool> HttpConnection::WriteAll(std::string bytes) {
   size_t written = 0;
   while (written < bytes.size()) {
-    Arm(Clock::now() + shared_->config.write_timeout);
+    ArmWrite();
     error_code error;
     written += co_await socket_.async_write_some(
         asio::buffer(bytes.data() + written, bytes.size() - written), Into(error));

@@ -39,6 +39,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   ~HttpConnection();
 
   boost::asio::awaitable<void> Run();
+  // There are too many connections: a 503, and the end.
+  boost::asio::awaitable<void> TurnAway();
   // Closes the connection if it is between two requests. Thread-safe.
   void CloseIfIdle();
   auto executor() { return socket_.get_executor(); }
@@ -68,7 +70,9 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   boost::asio::awaitable<void> WaitForWork(bool streaming);
   boost::asio::awaitable<void> LingeringClose();
   void Arm(Clock::time_point deadline);
+  void ArmWrite();
   void Disarm();
+  int UnsentBytes();  // in the kernel
   void Wake();
   void Log(const BufferedReply& reply, const std::string& method, const std::string& request_id,
            bool complete, Clock::time_point started);

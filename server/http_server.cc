@@ -76,10 +76,6 @@ class HttpServer::Impl {
 
   asio::awaitable<void> Accept() {
     while (true) {
-      if (shared_->connections.load() >= shared_->config.max_connections) {
-        co_await Pause();
-        continue;
-      }
       error_code error;
       tcp::socket socket = co_await acceptor_.async_accept(
           asio::make_strand(context_), asio::redirect_error(asio::use_awaitable, error));
@@ -89,12 +85,18 @@ class HttpServer::Impl {
         continue;
       }
       auto connection = std::make_shared<HttpConnection>(std::move(socket), shared_);
-      Remember(connection);
-      asio::co_spawn(connection->executor(), connection->Run(), asio::detached);
+      const int open = shared_->connections.load();
+      const int limit = shared_->config.max_connections;
+      if (open <= limit) {
+        Remember(connection);
+        asio::co_spawn(connection->executor(), connection->Run(), asio::detached);
+      } else if (open <= 2 * limit) {
+        asio::co_spawn(connection->executor(), connection->TurnAway(), asio::detached);
+      }
     }
   }
 
-  // Out of connections or file descriptors: others have to end first.
+  // Out of file descriptors: others have to end first.
   asio::awaitable<void> Pause() {
     pause_.expires_after(std::chrono::milliseconds(50));
     error_code ignored;

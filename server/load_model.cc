@@ -78,6 +78,7 @@ std::unique_ptr<LoadedModel> LoadModel(const ServerConfig& config) {
   info.created = static_cast<int64_t>(std::time(nullptr));
   info.max_context_tokens = limits.max_context_tokens;
   info.vocab_size = limits.vocab_size;
+  info.prefix_caching = config.engine.prefix_caching;
   return loaded;
 }
 

@@ -21,7 +21,7 @@ void AddVllmGaugesAndCounters(const MetricsSnapshot& m, const ModelInfo& model,
              {{"block_size", std::to_string(model.cache.block_tokens)},
               {"num_gpu_blocks", std::to_string(model.cache.num_blocks)},
               {"cache_dtype", model.cache_format},
-              {"enable_prefix_caching", "False"},
+              {"enable_prefix_caching", model.prefix_caching ? "True" : "False"},
               {"num_cpu_blocks", "0"}});
   const auto counter = [out](const char* name, const char* help, uint64_t value,
                              MetricsFamilies::Labels labels = {}) {

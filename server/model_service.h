@@ -30,6 +30,7 @@ struct ModelInfo {
   int64_t created = 0;  // Unix seconds
   int max_context_tokens = 0;
   int vocab_size = 0;
+  bool prefix_caching = false;
   CacheReport cache;
 };
 

@@ -177,6 +177,26 @@ def slow_clients():
         server.kill()
 
 
+@case("bad_input", own_server=True)
+def too_many_connections():
+    server = Server(args=["--http.max_connections=3"])
+    try:
+        held = [server.connect() for _ in range(3)]
+        for sock in held:
+            sock.sendall(b"GET /hea")
+        time.sleep(0.3)
+        answer = server.raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        check(answer.startswith(b"HTTP/1.1 503 "), answer[:200])
+        check(b"Retry-After" in answer, answer[:400])
+        for sock in held:
+            sock.close()
+        time.sleep(0.3)
+        equal(server.get("/health").status, 200)
+        server.stop()
+    finally:
+        server.kill()
+
+
 @case("bad_input")
 def unknown_fields_are_named_once(server):
     for _ in range(3):

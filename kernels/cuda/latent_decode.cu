@@ -4,7 +4,7 @@
 namespace palu::cuda {
 namespace {
 
-constexpr int kMaxStages = 6;
+constexpr int64_t kMaxOffset = (int64_t{1} << 31) - (1 << 20);  // in a block, fits CopyPlan
 constexpr int kTokensPerSplit = 128;  // at least, where the context is long enough
 
 // All groups alike and in the formats that the kernel reads.
@@ -14,6 +14,7 @@ bool Uniform(const ProjectionView& projection, bool quantized) {
     const SegmentView& segment = projection.groups[g];
     if (segment.rank != first.rank || segment.format != first.format) return false;
     if (segment.up_type != first.up_type || segment.codes_offset % 16 != 0) return false;
+    if (segment.codes_offset > kMaxOffset || segment.scales_offset > kMaxOffset) return false;
     if (quantized && segment.scales_offset % 16 != 0) return false;
     if (reinterpret_cast<uintptr_t>(segment.up) % 16 != 0 || segment.up_stride % 8 != 0) {
       return false;
@@ -24,9 +25,10 @@ bool Uniform(const ProjectionView& projection, bool quantized) {
 
 bool Serves(const AttentionParams& p) {
   if (p.activations != DType::kBF16 || p.key.dense || p.value.dense) return false;
+  if (p.q_heads / p.kv_heads > kMaxRepeat) return false;
   if (p.head_dim != p.rotary || (p.head_dim != 64 && p.head_dim != 128)) return false;
   if (p.key_bias != nullptr || p.k_norm != nullptr) return false;
-  if (p.block_size % kDecodeTile != 0 || p.block_bytes % 16 != 0) return false;
+  if (p.block_size % kDecodeUnit != 0 || p.block_bytes % 16 != 0) return false;
   if (reinterpret_cast<uintptr_t>(p.pool) % 16 != 0) return false;
   const LatentFormat key = p.key.groups[0].format;
   const LatentFormat value = p.value.groups[0].format;
@@ -34,46 +36,61 @@ bool Serves(const AttentionParams& p) {
   if (quantized != IsQuantized(value)) return false;
   if (!quantized && (key != LatentFormat::kBF16 || value != LatentFormat::kBF16)) return false;
   if (!Uniform(p.key, quantized) || !Uniform(p.value, quantized)) return false;
-  if (p.key.groups[0].up_type == DType::kF32) return false;
+  const DType factor = p.key.groups[0].up_type;
+  if (factor == DType::kF32 || (factor == DType::kF16 && !quantized)) return false;
   const int key_rank = p.key.groups[0].rank;
   return (key_rank == 32 || key_rank == 64) && p.value.groups[0].rank <= 256;
 }
 
-// Shared memory for warps query heads; 0 stages when even two do not fit.
-DecodeLayout LayoutFor(const AttentionParams& p, int warps, size_t limit, size_t* bytes) {
+// Groups that consecutive heads of a block can touch.
+int GroupsOf(const ProjectionView& projection, int heads) {
+  const int s = projection.heads_per_group;
+  const int count = heads % s == 0 ? heads / s : heads / s + 2;
+  return count < projection.num_groups ? count : projection.num_groups;
+}
+
+// How a block of this many KV heads uses its shared memory; 0 stages when not even two fit.
+DecodeLayout LayoutOf(const AttentionParams& p, int heads, size_t limit, size_t* bytes) {
   const SegmentView& key = p.key.groups[0];
   const SegmentView& value = p.value.groups[0];
   const bool quantized = IsQuantized(key.format);
-  const int repeat = p.q_heads / p.kv_heads;
-  const int heads = (warps + repeat - 1) / repeat + (warps % repeat == 0 ? 0 : 1);
-  const auto groups = [&](const ProjectionView& projection) {
-    const int s = projection.heads_per_group;
-    const int count = heads % s == 0 ? heads / s : heads / s + 2;
-    return count < projection.num_groups ? count : projection.num_groups;
-  };
-  const int scales = quantized ? kDecodeTile * kScaleBytes : 0;
+  const int scales = quantized ? kDecodeUnit * kScaleBytes : 0;
   DecodeLayout layout{};
-  layout.key_scales = kDecodeTile * key.row_bytes;
+  layout.heads = heads;
+  layout.streams = kDecodeWarps / heads;
+  if (layout.streams > kDecodeMaxStreams) layout.streams = kDecodeMaxStreams;
+  layout.key_scales = kDecodeUnit * key.row_bytes;
   layout.key_bytes = layout.key_scales + scales;
   layout.value_stride = quantized ? value.row_bytes : value.row_bytes + 16;
-  layout.value_scales = kDecodeTile * layout.value_stride;
+  layout.value_scales = kDecodeUnit * layout.value_stride;
   layout.value_bytes = layout.value_scales + scales;
-  layout.values_begin = groups(p.key) * layout.key_bytes;
-  layout.stage_bytes = layout.values_begin + groups(p.value) * layout.value_bytes;
+  layout.values_begin = GroupsOf(p.key, layout.heads) * layout.key_bytes;
+  layout.unit_bytes = layout.values_begin + GroupsOf(p.value, layout.heads) * layout.value_bytes;
+  const int angle_stride = p.head_dim == 128 ? kAngleStride<128> : kAngleStride<64>;
+  layout.angles_begin = layout.streams * layout.unit_bytes;
+  layout.stage_bytes = layout.angles_begin + layout.streams * kDecodeUnit * angle_stride;
   layout.value_tiles = quantized ? (value.rank + 31) / 32 * 2 : (value.rank + 15) / 16;
-  const int items = groups(p.key) + groups(p.value);
-  layout.parts = items >= 2 * warps ? 1 : items >= warps ? 2 : 4;
-  const int angles = p.head_dim == 128 ? kAngleBytes<128> : kAngleBytes<64>;
-  layout.ring_begin = angles + kDecodeMaxBlocks * static_cast<int>(sizeof(int32_t));
+  layout.plan_begin = kDecodeMaxBlocks * static_cast<int>(sizeof(int32_t));
+  layout.chunks = layout.unit_bytes / 16;
+  layout.factor_begin = layout.plan_begin + layout.chunks * static_cast<int>(sizeof(CopyPlan));
+  const int factor = key.rank == 32 ? 0 : heads * p.head_dim * key.rank * 2;
+  layout.ring_begin = layout.factor_begin + factor;
   // Reads of padding behind the last row stay inside.
-  const size_t slack = 64;
-  const size_t factor = static_cast<size_t>(warps) * p.head_dim * key.rank * 2;
-  const size_t room = limit - layout.ring_begin - slack;
-  if (factor > room) return layout;
-  const size_t stages = room / layout.stage_bytes;
-  layout.stages = stages >= kMaxStages ? kMaxStages : stages >= 4 ? 4 : stages >= 3 ? 3 : 0;
-  const size_t ring = static_cast<size_t>(layout.stages) * layout.stage_bytes;
-  *bytes = layout.ring_begin + (ring > factor ? ring : factor) + slack;
+  const size_t slack = 128;
+  if (layout.ring_begin + slack + 2 * layout.stage_bytes > limit) return layout;
+  const size_t stages = (limit - layout.ring_begin - slack) / layout.stage_bytes;
+  layout.stages = static_cast<int>(stages < kDecodeMaxStages ? stages : kDecodeMaxStages);
+  *bytes = layout.ring_begin + layout.stages * layout.stage_bytes + slack;
+  return layout;
+}
+
+DecodeLayout LayoutFor(const AttentionParams& p, size_t limit, size_t* bytes) {
+  int heads = p.kv_heads < kDecodeWarps ? p.kv_heads : kDecodeWarps;
+  DecodeLayout layout = LayoutOf(p, heads, limit, bytes);
+  while (layout.stages == 0 && heads > 1) {
+    heads /= 2;
+    layout = LayoutOf(p, heads, limit, bytes);
+  }
   return layout;
 }
 
@@ -93,23 +110,24 @@ int SplitsFor(const Context& context, const AttentionParams& p, int chunks) {
   return static_cast<int>(splits < 1 ? 1 : splits);
 }
 
-template <int kHeadDim, int kRank, int kValueTiles, int kWarps, bool kQuantized>
+template <int kHeadDim, int kRank, int kValueTiles, bool kQuantized>
 bool Launch(Context& context, AttentionParams& p) {
   size_t bytes = 0;
-  const DecodeLayout layout = LayoutFor(p, kWarps, context.max_shared_bytes, &bytes);
+  const DecodeLayout layout = LayoutFor(p, context.max_shared_bytes, &bytes);
   if (layout.stages == 0 || layout.value_tiles > kValueTiles) return false;
-  const int chunks = static_cast<int>(CeilDiv(p.q_heads, kWarps));
-  p.splits = SplitsFor(context, p, chunks);
+  const int chunks = static_cast<int>(CeilDiv(p.kv_heads, layout.heads));
+  const int splits = SplitsFor(context, p, chunks);
+  p.splits = splits * layout.streams;
   p.partial_stride = static_cast<int>(CeilDiv(p.value.groups[0].rank, 4)) * 4 + 4;
   const size_t partial =
       static_cast<size_t>(p.sequences) * p.q_heads * p.splits * p.partial_stride * sizeof(float);
-  if (partial > kPartialBytes && p.splits > 1) return false;
+  if (partial > kPartialBytes && splits > 1) return false;
   p.partial = static_cast<float*>(context.Scratch(partial));
-  const auto kernel = DecodeKernel<kHeadDim, kRank, kValueTiles, kWarps, kQuantized>;
+  const auto kernel = DecodeKernel<kHeadDim, kRank, kValueTiles, kQuantized>;
   Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(context.max_shared_bytes)),
+                             static_cast<int>(bytes)),
         "latent_decode");
-  kernel<<<dim3(p.splits, chunks, p.sequences), kWarps * kWarp, bytes, context.stream.get()>>>(
+  kernel<<<dim3(splits, chunks, p.sequences), kDecodeThreads, bytes, context.stream.get()>>>(
       p, layout);
   CheckLaunch("latent_decode");
   LaunchCombine(context, p);
@@ -119,17 +137,15 @@ bool Launch(Context& context, AttentionParams& p) {
 template <int kHeadDim, bool kQuantized>
 bool LaunchFor(Context& context, AttentionParams& p) {
   const int rank = p.value.groups[0].rank;
-  if (p.key.groups[0].rank == 64) return Launch<kHeadDim, 64, 16, 8, kQuantized>(context, p);
-  if (rank <= 96 && p.q_heads % 16 == 0 && Launch<kHeadDim, 32, 6, 16, kQuantized>(context, p)) {
-    return true;
-  }
-  return Launch<kHeadDim, 32, 16, 8, kQuantized>(context, p);
+  if (p.key.groups[0].rank == 64) return Launch<kHeadDim, 64, 16, kQuantized>(context, p);
+  return rank <= 128 ? Launch<kHeadDim, 32, 8, kQuantized>(context, p)
+                     : Launch<kHeadDim, 32, 16, kQuantized>(context, p);
 }
 
 }  // namespace
 
 bool LaunchDecode(Context& context, AttentionParams& p) {
-  if (!Serves(p)) return false;
+  if (context.capability < 90 || !Serves(p)) return false;
   const bool quantized = IsQuantized(p.key.groups[0].format);
   if (p.head_dim == 128) {
     return quantized ? LaunchFor<128, true>(context, p) : LaunchFor<128, false>(context, p);

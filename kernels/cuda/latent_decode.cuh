@@ -1,12 +1,12 @@
-// The fast decode kernel: one warp per query head, tokens sixteen at a time, keys never rebuilt.
+// The fast decode kernel: a warp per KV head, tokens sixteen at a time, one pass.
 //
-// For one query the score of a cached token is q . R(position) U h. The rotation is linear in the
-// cosines and sines of the position, so once per step and head the query is folded into the factor:
-// Z [head_dim x rank] with score = ([cos | sin] Z) . h. The left operand is the same for all heads:
-// a block stages it once per tile in shared memory for all its warps. Z stays in registers as the
-// right operand of tensor-core products, latents go from the page through an asynchronous ring to
-// the warps that need them, and only rank multiply-adds per token and head are left for the CUDA
-// cores. Bytes, bound and measurements: docs/kernels/latent_decode.md.
+// Keys are rebuilt on tensor cores with the head's factor in registers (or in the lane's own words
+// of shared memory), turned by angles that all heads of the block share, and scored against all
+// query heads of the KV head in one product; weights go straight into the product with the value
+// latents. Latents and angles come through a ring of asynchronous
+// copies. Nothing but the running
+// output, in latent space, survives a tile. Bytes, bound, schedule and measurements:
+// docs/kernels/latent_decode.md.
 #pragma once
 
 #include "kernels/cuda/latent_decode_tile.cuh"
@@ -14,53 +14,68 @@
 
 namespace palu::cuda {
 
-inline constexpr int kDecodeTile = 16;         // tokens
+inline constexpr int kDecodeUnit = 16;  // tokens that a warp takes at a time
+inline constexpr int kDecodeWarps = 8;
+inline constexpr int kDecodeThreads = kDecodeWarps * kWarp;
+inline constexpr int kDecodeMaxStreams = 2;
+inline constexpr int kDecodeMaxStages = 4;
 inline constexpr int kDecodeMaxBlocks = 2048;  // cache blocks of one split
+inline constexpr int kMaxRepeat = 8;           // query heads per KV head
 
-// Where things lie in a block's shared memory, in bytes.
+// Where things lie in a block's shared memory, in bytes, and how its warps share the work.
 struct DecodeLayout {
-  int32_t stages;  // of the ring
+  int32_t heads;    // KV heads of a block
+  int32_t streams;  // warps of a KV head; they take units in turn
+  int32_t stages;   // of the ring
   int32_t stage_bytes;
-  int32_t key_bytes;     // of one group in a stage
+  int32_t unit_bytes;    // of sixteen tokens in a stage
+  int32_t key_bytes;     // of one group in a unit
   int32_t key_scales;    // offset inside a group's key bytes
-  int32_t values_begin;  // of the first value group in a stage
+  int32_t values_begin;  // of the first value group in a unit
   int32_t value_stride;  // of a row
   int32_t value_bytes;
   int32_t value_scales;
-  int32_t value_tiles;  // mma tiles of sixteen numbers
-  int32_t parts;        // a group's rows are copied in this many pieces
-  int32_t ring_begin;   // offset of the ring, behind the angles and block ids
+  int32_t value_tiles;   // mma tiles of sixteen numbers
+  int32_t angles_begin;  // in a stage
+  int32_t plan_begin;
+  int32_t chunks;  // of sixteen bytes that a unit's latents take
+  int32_t factor_begin;
+  int32_t ring_begin;
 };
 
-// What a block works on.
-struct DecodeWork {
-  int sequence;
-  int begin, end;       // cached tokens
-  int first_block;      // index of the first entry of `blocks`
-  int key_group, keys;  // groups that the block's heads use
-  int value_group, values;
+// One sixteen-byte copy of a unit's latents, the same for every unit but for the block and the
+// offset in it.
+struct CopyPlan {
+  int32_t from;  // bytes from the start of a block, for its first token
+  int16_t to;    // sixteenths of bytes from the start of the unit in the stage
+  int8_t kind;   // 0: key rows, 1: value rows, 2: scales; tells the bytes per token
+  int8_t row;    // copied only if this token of the unit exists
 };
 
+// Bytes of a staged row of angles; the rest keeps eight lanes' reads apart.
 template <int kHeadDim>
-inline constexpr int kAngleStride = kHeadDim * 2 + 16;  // bytes of a staged row of f16 angles
+inline constexpr int kAngleStride = kHeadDim * 4 + 64;
 
-template <int kHeadDim>
-inline constexpr int kAngleBytes = 2 * kDecodeTile* kAngleStride<kHeadDim>;
-
-template <int kHeadDim, int kRank, int kValueTiles, int kWarps, bool kQuantized>
+template <int kHeadDim, int kRank, int kValueTiles, bool kQuantized>
 class DecodeBlock {
  public:
   __device__ DecodeBlock(const AttentionParams& p, const DecodeLayout& layout, uint8_t* memory)
       : p_(p), layout_(layout), memory_(memory) {
     warp_ = threadIdx.x / kWarp;
     lane_ = threadIdx.x % kWarp;
-    head_ = blockIdx.y * kWarps + warp_;
-    active_ = head_ < p.q_heads;
+    repeat_ = p.q_heads / p.kv_heads;
+    first_head_ = blockIdx.y * layout.heads;
+    head_ = first_head_ + warp_ % layout.heads;
+    stream_ = warp_ / layout.heads;
+    active_ = head_ < p.kv_heads && stream_ < layout.streams;
+    if (!active_) head_ = p.kv_heads - 1;
   }
 
   __device__ void Run() {
     if (FindWork()) {
-      FoldQuery();
+      PlanCopies();
+      LoadFactor();
+      LoadQuery();
       __syncthreads();
       Loop();
     }
@@ -68,338 +83,382 @@ class DecodeBlock {
   }
 
  private:
-  static constexpr int kThreads = kWarps * kWarp;
-  static constexpr int kKeyTiles = kRank / 8;
-  static constexpr int kSteps = kHeadDim / 16;
-  static constexpr int kAngleVectors = kDecodeTile * kHeadDim / 4;
-  static constexpr int kAngleLoads = (kAngleVectors + kThreads - 1) / kThreads;
+  static constexpr int kHalfTiles = kHeadDim / 16;  // key tiles of eight dims in half a head
+  static constexpr int kChunks = kRank / 32;        // eight-number loads of a lane
+  static constexpr bool kFactorInRegisters = kRank == 32;
   static constexpr float kLog2e = 1.4426950408889634f;
 
   __device__ bool FindWork() {
-    const int repeat = p_.q_heads / p_.kv_heads;
-    const int first = blockIdx.y * kWarps / repeat;
-    const int last = (min(static_cast<int>(blockIdx.y + 1) * kWarps, p_.q_heads) - 1) / repeat;
-    work_.sequence = blockIdx.z;
-    work_.key_group = first / p_.key.heads_per_group;
-    work_.keys = last / p_.key.heads_per_group - work_.key_group + 1;
-    work_.value_group = first / p_.value.heads_per_group;
-    work_.values = last / p_.value.heads_per_group - work_.value_group + 1;
-    const int head = min(head_, p_.q_heads - 1) / repeat;
-    key_slot_ = head / p_.key.heads_per_group - work_.key_group;
-    value_slot_ = head / p_.value.heads_per_group - work_.value_group;
-    const SplitRange range =
-        RangeOf(p_.context_lens[work_.sequence] - 1, p_.window, blockIdx.x, p_.splits, kDecodeTile);
-    work_.begin = range.begin;
-    work_.end = range.end;
-    if (work_.begin >= work_.end) return false;
-    work_.first_block = work_.begin / p_.block_size;
-    const int blocks = (work_.end - 1) / p_.block_size - work_.first_block + 1;
-    const int32_t* table = p_.block_tables + work_.sequence * p_.table_stride + work_.first_block;
-    for (int i = threadIdx.x; i < blocks; i += kThreads) Blocks()[i] = table[i];
+    const int last = min(first_head_ + layout_.heads, p_.kv_heads) - 1;
+    key_group_ = first_head_ / p_.key.heads_per_group;
+    keys_ = last / p_.key.heads_per_group - key_group_ + 1;
+    value_group_ = first_head_ / p_.value.heads_per_group;
+    values_ = last / p_.value.heads_per_group - value_group_ + 1;
+    const SplitRange range = RangeOf(p_.context_lens[blockIdx.z] - 1, p_.window, blockIdx.x,
+                                     p_.splits / layout_.streams, kDecodeUnit * layout_.streams);
+    begin_ = range.begin;
+    end_ = range.end;
+    if (begin_ >= end_) return false;
+    first_block_ = begin_ / p_.block_size;
+    const int blocks = (end_ - 1) / p_.block_size - first_block_ + 1;
+    const int32_t* table = p_.block_tables + blockIdx.z * p_.table_stride + first_block_;
+    for (int i = threadIdx.x; i < blocks; i += kDecodeThreads) Blocks()[i] = table[i];
     return true;
   }
 
-  // Z in registers: tile i, step s of the product with [cos | sin]; column c of tile i stands for
-  // latent number (c / 2) * kRank / 4 + 2i + c % 2, so that a lane's accumulators match sixteen
-  // consecutive bytes of a row.
-  __device__ void FoldQuery() {
-    const int head = min(head_, p_.q_heads - 1);
-    const int kv_head = head / (p_.q_heads / p_.kv_heads);
-    const SegmentView& segment = p_.key.groups[kv_head / p_.key.heads_per_group];
-    const int in_group = kv_head % p_.key.heads_per_group;
-    auto* factor = memory_ + layout_.ring_begin + warp_ * (kHeadDim * kRank * 2);
-    const auto* from = static_cast<const uint8_t*>(segment.up) +
-                       static_cast<int64_t>(in_group * kHeadDim) * segment.up_stride * 2;
-    constexpr int kChunks = kRank / 8;
-#pragma unroll 8
-    for (int c = lane_; c < kHeadDim * kChunks; c += kWarp) {
-      reinterpret_cast<uint4*>(factor)[c] = *reinterpret_cast<const uint4*>(
-          from + (c / kChunks) * segment.up_stride * 2 + c % kChunks * 16);
+  // A group's sixteen rows are contiguous in the page; bf16 value rows are padded in the stage
+  // against bank conflicts, and those past the end are zeros: they may hold anything, and 0 * NaN
+  // is not 0.
+  __device__ void PlanCopies() {
+    const int per_key = p_.key.groups[0].row_bytes + (kQuantized ? kScaleBytes : 0);
+    const int per_value = p_.value.groups[0].row_bytes + (kQuantized ? kScaleBytes : 0);
+    const int per_unit = keys_ * per_key + values_ * per_value;
+    chunks_ = per_unit;
+    for (int i = threadIdx.x; i < chunks_; i += kDecodeThreads) {
+      int chunk = i;
+      const bool key = chunk < keys_ * per_key;
+      if (!key) chunk -= keys_ * per_key;
+      const int group = chunk / (key ? per_key : per_value);
+      chunk %= key ? per_key : per_value;
+      const SegmentView& segment =
+          key ? p_.key.groups[key_group_ + group] : p_.value.groups[value_group_ + group];
+      CopyPlan plan;
+      plan.row = 0;
+      plan.kind = key ? 0 : 1;
+      plan.from = segment.codes_offset + chunk * 16;
+      int to = key ? group * layout_.key_bytes : layout_.values_begin + group * layout_.value_bytes;
+      if (chunk >= segment.row_bytes) {
+        chunk -= segment.row_bytes;
+        plan.from = segment.scales_offset + chunk * 16;
+        plan.kind = 2;
+        to += (key ? layout_.key_scales : layout_.value_scales) + chunk * 16;
+      } else if (kQuantized || key) {
+        to += chunk * 16;
+      } else {
+        const int per_row = segment.row_bytes / 16;
+        plan.row = chunk / per_row;
+        to += plan.row * layout_.value_stride + chunk % per_row * 16;
+      }
+      plan.to = to / 16;
+      Plans()[i] = plan;
     }
-    __syncwarp();
-    const auto* query = static_cast<const bf16*>(p_.q) + work_.sequence * p_.q_token_stride +
-                        head * p_.q_head_stride;
+  }
+
+  // The factor as right operands. Column c of tile j stands for dim (c / 2) * kHeadDim / 8 + 2j +
+  // c % 2 of its half, so that a lane's angles are consecutive.
+  __device__ void LoadFactor() {
+    const SegmentView& segment = p_.key.groups[head_ / p_.key.heads_per_group];
     const int g = lane_ / 4;
-    const int q = lane_ % 4;
-    const int column = g / 2 * (kRank / 4) + g % 2;
-    const float scale = p_.scale * kLog2e;
-    const auto element = [&](int row, int i) {
-      const int at = row * kRank + column + 2 * i;
-      return segment.up_type == DType::kBF16 ? ToFloat(reinterpret_cast<const bf16*>(factor)[at])
-                                             : ToFloat(reinterpret_cast<const __half*>(factor)[at]);
-    };
+    const int row = head_ % p_.key.heads_per_group * kHeadDim + g / 2 * (kHeadDim / 8) + g % 2;
+    const auto* from = static_cast<const uint8_t*>(segment.up) +
+                       (row * segment.up_stride + lane_ % 4 * (kQuantized ? kRank / 4 : 2)) * 2;
 #pragma unroll
-    for (int s = 0; s < kSteps / 2; ++s) {
+    for (int j = 0; j < 2 * kHalfTiles; ++j) {
+      const int dim = j % kHalfTiles * 2 + j / kHalfTiles * (kHeadDim / 2);
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        const int f = 16 * s + 8 * h + 2 * q;
-        const float a0 = ToFloat(query[f]) * scale;
-        const float a1 = ToFloat(query[f + 1]) * scale;
-        const float b0 = ToFloat(query[f + kHeadDim / 2]) * scale;
-        const float b1 = ToFloat(query[f + 1 + kHeadDim / 2]) * scale;
-#pragma unroll
-        for (int i = 0; i < kKeyTiles; ++i) {
-          const float u0 = element(f, i);
-          const float u1 = element(f + 1, i);
-          const float v0 = element(f + kHeadDim / 2, i);
-          const float v1 = element(f + 1 + kHeadDim / 2, i);
-          z_[i][s][h] = PackF16(a0 * u0 + b0 * v0, a1 * u1 + b1 * v1);
-          z_[i][s + kSteps / 2][h] = PackF16(b0 * u0 - a0 * v0, b1 * u1 - a1 * v1);
+      for (int c = 0; c < kChunks; ++c) {
+        const uint8_t* at = from + dim * segment.up_stride * 2;
+        uint4 eight;
+        if constexpr (kQuantized) {
+          eight = *reinterpret_cast<const uint4*>(at + c * 16);
+          if (segment.up_type == DType::kBF16) {
+            const auto convert = [](uint32_t x) { return PackF16(LowBF16(x), HighBF16(x)); };
+            eight = {convert(eight.x), convert(eight.y), convert(eight.z), convert(eight.w)};
+          }
+        } else {
+          const auto* pairs = reinterpret_cast<const uint32_t*>(at + c * 64);
+          eight = {pairs[0], pairs[4], pairs[8], pairs[12]};
+        }
+        if constexpr (kFactorInRegisters) {
+          factor_[j] = eight;
+        } else if (stream_ == 0) {
+          Factor(j, c) = eight;
         }
       }
+    }
+  }
+
+  // Query heads as right operands, zero past the last; in units that make the softmax a power of 2.
+  __device__ void LoadQuery() {
+    const int g = lane_ / 4;
+    const auto* query = static_cast<const bf16*>(p_.q) + blockIdx.z * p_.q_token_stride +
+                        (head_ * repeat_ + min(g, repeat_ - 1)) * p_.q_head_stride +
+                        lane_ % 4 * (kHeadDim / 8);
+    const float scale = g < repeat_ ? p_.scale * kLog2e : 0.0f;
+#pragma unroll
+    for (int s = 0; s < kHalfTiles; ++s) {
+      const bf16* from = query + s % (kHalfTiles / 2) * 4 + s / (kHalfTiles / 2) * (kHeadDim / 2);
+      query_[s][0] = PackF16(ToFloat(from[0]) * scale, ToFloat(from[1]) * scale);
+      query_[s][1] = PackF16(ToFloat(from[2]) * scale, ToFloat(from[3]) * scale);
     }
   }
 
   __device__ void Loop() {
-    const int first = work_.begin / kDecodeTile * kDecodeTile;
-    const int tiles = (work_.end - first + kDecodeTile - 1) / kDecodeTile;
-    float4 angles[kAngleLoads];
-    LoadAngles(angles, first);
-    StoreAngles(angles, 0);
-    LoadAngles(angles, first + kDecodeTile);
-    for (int t = 0; t < layout_.stages - 1; ++t) {
-      if (t < tiles) CopyTile(first + t * kDecodeTile, t);
+    const int tile = kDecodeUnit * layout_.streams;
+    const int first = begin_ / tile * tile;
+    const int tiles = (end_ - first + tile - 1) / tile;
+    const int ahead = layout_.stages - 1;
+    for (int t = 0; t < ahead; ++t) {
+      if (t < tiles) CopyTile(first + t * tile, t);
       CommitCopies();
     }
     int stage = 0;
-    int next = layout_.stages - 1;
     for (int t = 0; t < tiles; ++t) {
-      if (layout_.stages >= 6) {
-        WaitCopies<4>();
-      } else if (layout_.stages >= 4) {
+      const int token = first + t * tile;
+      if (ahead == 3) {
         WaitCopies<2>();
-      } else {
+      } else if (ahead == 2) {
         WaitCopies<1>();
+      } else {
+        WaitCopies<0>();
       }
       __syncthreads();
-      const int token = first + t * kDecodeTile;
-      if (t + layout_.stages - 1 < tiles) {
-        CopyTile(token + (layout_.stages - 1) * kDecodeTile, next);
-      }
+      if (t + ahead < tiles) CopyTile(token + ahead * tile, stage == 0 ? ahead : stage - 1);
       CommitCopies();
-      StoreAngles(angles, (t + 1) & 1);
-      LoadAngles(angles, token + 2 * kDecodeTile);
-      if (active_) Compute(token, Stage(stage), t & 1);
-      stage = stage + 1 == layout_.stages ? 0 : stage + 1;
-      next = next + 1 == layout_.stages ? 0 : next + 1;
+      const int unit = token + stream_ * kDecodeUnit;
+      if (active_ && unit < end_ && unit + kDecodeUnit > begin_) Compute(unit, Stage(stage));
+      if (++stage == layout_.stages) stage = 0;
     }
     WaitCopies<0>();
   }
 
-  // Cosines and sines of a tile's positions, kept in registers for a step, then staged as f16.
-  __device__ void LoadAngles(float4 (&angles)[kAngleLoads], int token) {
-#pragma unroll
-    for (int i = 0; i < kAngleLoads; ++i) {
-      const int at = threadIdx.x + i * kThreads;
-      if (at >= kAngleVectors) return;
-      const int position = min(token + at / (kHeadDim / 4), work_.end - 1);
-      angles[i] = __ldg(reinterpret_cast<const float4*>(
-          p_.cos_sin + static_cast<int64_t>(position) * kHeadDim + at % (kHeadDim / 4) * 4));
-    }
-  }
-
-  __device__ void StoreAngles(const float4 (&angles)[kAngleLoads], int buffer) {
-    uint8_t* base = memory_ + buffer * (kDecodeTile * kAngleStride<kHeadDim>);
-#pragma unroll
-    for (int i = 0; i < kAngleLoads; ++i) {
-      const int at = threadIdx.x + i * kThreads;
-      if (at >= kAngleVectors) return;
-      const uint2 packed{PackF16(angles[i].x, angles[i].y), PackF16(angles[i].z, angles[i].w)};
-      *reinterpret_cast<uint2*>(base + at / (kHeadDim / 4) * kAngleStride<kHeadDim> +
-                                at % (kHeadDim / 4) * 8) = packed;
-    }
-  }
-
-  // Starts the copies of a tile; each warp takes some (group, piece) pairs. A tile lies inside one
-  // cache block, so a group's sixteen rows are contiguous there.
   __device__ void CopyTile(int token, int stage) {
-    uint8_t* to = Stage(stage);
+    const uint32_t to = SharedAddress(Stage(stage));
+    for (int u = 0; u < layout_.streams; ++u) {
+      CopyUnit(token + u * kDecodeUnit, to + u * layout_.unit_bytes);
+    }
+    // Rows of cosines and sines; a lane's four chunks of a half are spread, so that four lanes read
+    // 64 bytes in a row.
+    constexpr int kPerRow = kHeadDim / 4;
+    constexpr int kPerLane = kPerRow / 8;
+    for (int i = threadIdx.x; i < kDecodeUnit * layout_.streams * kPerRow; i += kDecodeThreads) {
+      const int row = i / kPerRow;
+      const int chunk = i % kPerRow;
+      const int position = min(token + row, end_ - 1);
+      const int in_half = chunk % (kPerRow / 2);
+      const int place = chunk - in_half + in_half % kPerLane * 4 + in_half / kPerLane;
+      CopyAsync16(to + layout_.angles_begin + row * kAngleStride<kHeadDim> + place * 16,
+                  p_.cos_sin + static_cast<int64_t>(position) * kHeadDim + chunk * 4, 16);
+    }
+  }
+
+  __device__ void CopyUnit(int token, uint32_t to) {
+    const int rows = end_ - token;
+    if (rows <= 0 || token + kDecodeUnit <= begin_) return;
+    const int offset = token % p_.block_size;
     const std::byte* block =
         p_.pool +
-        static_cast<int64_t>(Blocks()[token / p_.block_size - work_.first_block]) * p_.block_bytes;
-    const int offset = token % p_.block_size;
-    const int items = (work_.keys + work_.values) * layout_.parts;
-    for (int item = warp_; item < items; item += kWarps) {
-      const int group = item / layout_.parts;
-      const int part = item % layout_.parts;
-      if (group < work_.keys) {
-        const SegmentView& segment = p_.key.groups[work_.key_group + group];
-        uint8_t* rows = to + group * layout_.key_bytes;
-        CopyRows(segment, block, offset, rows, segment.row_bytes, part, token);
-        if (kQuantized && part == 0) {
-          CopyScales(segment, block, offset, rows + layout_.key_scales);
-        }
-      } else {
-        const SegmentView& segment = p_.value.groups[work_.value_group + group - work_.keys];
-        uint8_t* rows = to + layout_.values_begin + (group - work_.keys) * layout_.value_bytes;
-        CopyRows(segment, block, offset, rows, layout_.value_stride, part, token);
-        if (kQuantized && part == 0) {
-          CopyScales(segment, block, offset, rows + layout_.value_scales);
-        }
-      }
+        static_cast<int64_t>(Blocks()[token / p_.block_size - first_block_]) * p_.block_bytes;
+    const std::byte* keys = block + offset * p_.key.groups[0].row_bytes;
+    const std::byte* values = block + offset * p_.value.groups[0].row_bytes;
+    const std::byte* scales = block + offset * kScaleBytes;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < chunks_; i += kDecodeThreads) {
+      const int2 packed = *reinterpret_cast<const int2*>(Plans() + i);
+      const int kind = packed.y >> 16 & 0xff;
+      const std::byte* from = kind == 0 ? keys : values;
+      if (kQuantized && kind == 2) from = scales;
+      // No branch: rows past the end become zeros.
+      CopyAsync16(to + (packed.y & 0xffff) * 16, from + packed.x, packed.y >> 24 < rows ? 16 : 0);
     }
   }
 
-  __device__ void CopyRows(const SegmentView& segment, const std::byte* block, int offset,
-                           uint8_t* to, int stride, int part, int token) {
-    const std::byte* from =
-        block + segment.codes_offset + static_cast<int64_t>(offset) * segment.row_bytes;
-    // Sixteen rows are row_bytes chunks of sixteen bytes.
-    const int chunks = segment.row_bytes;
-    const int end = chunks * (part + 1) / layout_.parts;
-    if (kQuantized) {
-      for (int c = chunks * part / layout_.parts + lane_; c < end; c += kWarp) {
-        CopyAsync16(to + c * 16, from + c * 16, 16);
-      }
-      return;
-    }
-    // Rows past the end are zero: they may hold anything, and 0 * NaN is not 0.
-    const int per_row = segment.row_bytes / 16;
-    const uint32_t reciprocal = 65536 / per_row + 1;
-    for (int c = chunks * part / layout_.parts + lane_; c < end; c += kWarp) {
-      const int row = c * reciprocal >> 16;
-      CopyAsync16(to + row * stride + (c - row * per_row) * 16, from + c * 16,
-                  token + row < work_.end ? 16 : 0);
-    }
-  }
-
-  __device__ void CopyScales(const SegmentView& segment, const std::byte* block, int offset,
-                             uint8_t* to) {
-    if (lane_ >= kDecodeTile * kScaleBytes / 16) return;
-    CopyAsync16(to + lane_ * 16, block + segment.scales_offset + offset * kScaleBytes + lane_ * 16,
-                16);
-  }
-
-  __device__ void Compute(int token, const uint8_t* stage, int buffer) {
-    float s0, s1;
-    Scores(stage, buffer, &s0, &s1);
+  __device__ void Compute(int token, const uint8_t* stage) {
+    const uint8_t* unit = stage + stream_ * layout_.unit_bytes;
+    float score[4];
+    Scores(unit,
+           stage + layout_.angles_begin +
+               (stream_ * kDecodeUnit + lane_ / 4) * kAngleStride<kHeadDim> + lane_ % 4 * 16,
+           score);
     const int g = lane_ / 4;
-    const int q = lane_ % 4;
-    s0 = token + g >= work_.begin && token + g < work_.end ? s0 : -INFINITY;
-    s1 = token + g + 8 >= work_.begin && token + g + 8 < work_.end ? s1 : -INFINITY;
-    // From a token per row to this lane's tokens 2q, 2q + 1, 2q + 8, 2q + 9.
-    float p0 = __shfl_sync(~0u, s0, 8 * q);
-    float p1 = __shfl_sync(~0u, s0, 8 * q + 4);
-    float p2 = __shfl_sync(~0u, s1, 8 * q);
-    float p3 = __shfl_sync(~0u, s1, 8 * q + 4);
-    float largest = fmaxf(fmaxf(p0, p1), fmaxf(p2, p3));
-    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 1));
-    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, 2));
-    if (largest == -INFINITY) return;
-    if (largest > largest_) {
-      const float rescale = exp2f(largest_ - largest);
-      largest_ = largest;
-      sum_ *= rescale;
-      zero_ *= rescale;
+    if (token + g < begin_ || token + g >= end_) score[0] = score[1] = -INFINITY;
+    if (token + g + 8 < begin_ || token + g + 8 >= end_) score[2] = score[3] = -INFINITY;
+    float largest[2];
 #pragma unroll
-      for (int m = 0; m < kValueTiles; ++m) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) acc_[m][i] *= rescale;
-      }
+    for (int c = 0; c < 2; ++c) {
+      largest[c] = fmaxf(score[c], score[c + 2]);
+      largest[c] = fmaxf(largest[c], __shfl_xor_sync(~0u, largest[c], 4));
+      largest[c] = fmaxf(largest[c], __shfl_xor_sync(~0u, largest[c], 8));
+      largest[c] = fmaxf(largest[c], __shfl_xor_sync(~0u, largest[c], 16));
     }
-    p0 = exp2f(p0 - largest_);
-    p1 = exp2f(p1 - largest_);
-    p2 = exp2f(p2 - largest_);
-    p3 = exp2f(p3 - largest_);
-    const uint8_t* rows = stage + layout_.values_begin + value_slot_ * layout_.value_bytes;
+    if (__any_sync(~0u, largest[0] > largest_[0] || largest[1] > largest_[1])) Rescale(largest);
+    float weight[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) weight[i] = exp2f(score[i] - largest_[i % 2]);
+    const int slot = head_ / p_.value.heads_per_group - value_group_;
+    const uint8_t* rows = unit + layout_.values_begin + slot * layout_.value_bytes;
     if constexpr (kQuantized) {
-      AddQuantized(token, rows, p0, p1, p2, p3);
+      AddQuantized(rows, weight);
     } else {
-      const uint32_t b0 = PackBF16(p0, p1);
-      const uint32_t b1 = PackBF16(p2, p3);
-      sum_ += LowBF16(b0) + HighBF16(b0) + LowBF16(b1) + HighBF16(b1);
-      AddValuesBF16<kValueTiles>(acc_, layout_.value_tiles, rows, layout_.value_stride, lane_, b0,
-                                 b1);
+      const uint32_t low = PackBF16(weight[0], weight[1]);
+      const uint32_t high = PackBF16(weight[2], weight[3]);
+      sum_[0] += LowBF16(low) + LowBF16(high);
+      sum_[1] += HighBF16(low) + HighBF16(high);
+      AddValuesBF16<kValueTiles>(acc_, layout_.value_tiles, rows, layout_.value_stride, lane_,
+                                 Transpose(low), Transpose(high));
+    }
+  }
+
+  __device__ void Rescale(const float (&largest)[2]) {
+    float rescale[2];
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      const float now = fmaxf(largest_[c], largest[c]);
+      rescale[c] = exp2f(largest_[c] - now);
+      largest_[c] = now;
+      sum_[c] *= rescale[c];
+      zero_[c] *= rescale[c];
+    }
+#pragma unroll
+    for (int m = 0; m < kValueTiles; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) acc_[m][i] *= rescale[i % 2];
     }
   }
 
   // The token's scale goes into its weight, its zero is added up apart.
-  __device__ void AddQuantized(int token, const uint8_t* rows, float p0, float p1, float p2,
-                               float p3) {
-    const int q = lane_ % 4;
-    const auto* scales = reinterpret_cast<const uint2*>(rows + layout_.value_scales);
-    const uint2 low = scales[q];
-    const uint2 high = scales[q + 4];
-    const auto pair = [](uint32_t bits) {
-      return __half22float2(*reinterpret_cast<const __half2*>(&bits));
-    };
-    const float2 s0 = pair(low.x), s1 = pair(low.y), s2 = pair(high.x), s3 = pair(high.y);
-    sum_ += p0 + p1 + p2 + p3;
-    // Scales of tokens outside the range may be anything.
-    const auto weight = [](float p, float x) { return p > 0.0f ? p * x : 0.0f; };
-    const uint32_t b0 = PackBF16(weight(p0, s0.x), weight(p1, s1.x));
-    const uint32_t b1 = PackBF16(weight(p2, s2.x), weight(p3, s3.x));
-    const SegmentView& segment = p_.value.groups[work_.value_group];
-    const float offset = segment.format == LatentFormat::kInt8 ? 0.0f : 128.0f;
-    zero_ += weight(p0, s0.y) + weight(p1, s1.y) + weight(p2, s2.y) + weight(p3, s3.y) -
-             offset * (LowBF16(b0) + HighBF16(b0) + LowBF16(b1) + HighBF16(b1));
-    AddValueCodes<kValueTiles>(acc_, layout_.value_tiles, rows, layout_.value_stride,
-                               segment.high_offset, segment.format, lane_, b0, b1);
-  }
-
-  // s0, s1: scores of tokens g and g + 8, in units of log 2.
-  __device__ void Scores(const uint8_t* stage, int buffer, float* s0, float* s1) {
-    float w[kKeyTiles][4] = {};
-    const uint32_t angles = SharedAddress(
-        memory_ +
-        buffer * (kDecodeTile * kAngleStride<kHeadDim>)+(lane_ % 16) * kAngleStride<kHeadDim> +
-        lane_ / 16 * 16);
-#pragma unroll
-    for (int s = 0; s < kSteps; ++s) {
-      uint32_t a[4];
-      LoadMatrices(a, angles + s * 32);
-#pragma unroll
-      for (int i = 0; i < kKeyTiles; ++i) MmaF16(w[i], a, z_[i][s][0], z_[i][s][1]);
-    }
+  __device__ void AddQuantized(const uint8_t* rows, const float (&weight)[4]) {
     const int g = lane_ / 4;
-    const int q = lane_ % 4;
-    const uint8_t* rows = stage + key_slot_ * layout_.key_bytes;
-    const SegmentView& segment = p_.key.groups[work_.key_group];
-    const uint8_t* row = rows + g * segment.row_bytes;
-    if constexpr (kQuantized) {
-      const auto* scales = reinterpret_cast<const __half2*>(rows + layout_.key_scales);
-      *s0 = Dot<kRank>(w, 0, row, q, segment.format, scales[g]);
-      *s1 = Dot<kRank>(w, 2, row + 8 * segment.row_bytes, q, segment.format, scales[g + 8]);
-    } else {
-      *s0 = DotBF16<kRank>(w, 0, row, q);
-      *s1 = DotBF16<kRank>(w, 2, row + 8 * segment.row_bytes, q);
-    }
-    *s0 += __shfl_xor_sync(~0u, *s0, 1);
-    *s1 += __shfl_xor_sync(~0u, *s1, 1);
-    *s0 += __shfl_xor_sync(~0u, *s0, 2);
-    *s1 += __shfl_xor_sync(~0u, *s1, 2);
+    const auto* scales = reinterpret_cast<const __half2*>(rows + layout_.value_scales);
+    const float2 first = __half22float2(scales[g]);
+    const float2 second = __half22float2(scales[g + 8]);
+    // Scales of tokens outside the range may be anything.
+    const auto product = [](float w, float x) { return w > 0.0f ? w * x : 0.0f; };
+    const uint32_t low = PackBF16(product(weight[0], first.x), product(weight[1], first.x));
+    const uint32_t high = PackBF16(product(weight[2], second.x), product(weight[3], second.x));
+    const SegmentView& segment = p_.value.groups[value_group_];
+    const float offset = segment.format == LatentFormat::kInt8 ? 0.0f : 128.0f;
+    sum_[0] += weight[0] + weight[2];
+    sum_[1] += weight[1] + weight[3];
+    zero_[0] += product(weight[0], first.y) + product(weight[2], second.y) -
+                offset * (LowBF16(low) + LowBF16(high));
+    zero_[1] += product(weight[1], first.y) + product(weight[3], second.y) -
+                offset * (HighBF16(low) + HighBF16(high));
+    AddValueCodes<kValueTiles>(acc_, layout_.value_tiles, rows, layout_.value_stride,
+                               segment.high_offset, segment.format, lane_, Transpose(low),
+                               Transpose(high));
   }
 
-  // The partial result of this split, for the combine kernel.
+  // Scores of tokens g (0, 1) and g + 8 (2, 3) for query heads 2q and 2q + 1.
+  __device__ void Scores(const uint8_t* unit, const uint8_t* angles, float (&score)[4]) {
+    uint32_t latent[2 * kChunks][4];
+    LoadLatents(unit, latent);
+    float even[4] = {}, odd[4] = {};
+#pragma unroll
+    for (int s = 0; s < kHalfTiles / 2; ++s) {
+      uint32_t first[4], second[4];
+      float x1[2][4] = {}, x2[2][4] = {};
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        RebuildTile(2 * s + half, latent, x1[half]);
+        RebuildTile(2 * s + half + kHalfTiles, latent, x2[half]);
+      }
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        const uint8_t* at = angles + side * 8 * kAngleStride<kHeadDim> + s * 64;
+        const float4 c = *reinterpret_cast<const float4*>(at);
+        const float4 n = *reinterpret_cast<const float4*>(at + kHeadDim * 2);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          Rotate(__floats2half2_rn(x1[half][2 * side], x1[half][2 * side + 1]),
+                 __floats2half2_rn(x2[half][2 * side], x2[half][2 * side + 1]),
+                 half == 0 ? __floats2half2_rn(c.x, c.y) : __floats2half2_rn(c.z, c.w),
+                 half == 0 ? __floats2half2_rn(n.x, n.y) : __floats2half2_rn(n.z, n.w),
+                 &first[2 * half + side], &second[2 * half + side]);
+        }
+      }
+      MmaF16(even, first, query_[s][0], query_[s][1]);
+      MmaF16(odd, second, query_[s + kHalfTiles / 2][0], query_[s + kHalfTiles / 2][1]);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) score[i] = even[i] + odd[i];
+  }
+
+  // Left operands of the rebuild.
+  __device__ void LoadLatents(const uint8_t* unit, uint32_t (&latent)[2 * kChunks][4]) {
+    const int g = lane_ / 4;
+    const SegmentView& segment = p_.key.groups[key_group_];
+    const uint8_t* rows = unit + (head_ / p_.key.heads_per_group - key_group_) * layout_.key_bytes;
+    const auto* scales = reinterpret_cast<const __half2*>(rows + layout_.key_scales);
+    if constexpr (!kQuantized) {
+      const uint32_t base = SharedAddress(rows + lane_ % 16 * segment.row_bytes + lane_ / 16 * 16);
+#pragma unroll
+      for (int c = 0; c < 2 * kChunks; ++c) LoadMatrices(latent[c], base + c * 32);
+    } else {
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) {
+        const int first = lane_ % 4 * (kRank / 4) + c * 8;
+        const uint4 low = LoadEight(rows + g * segment.row_bytes, first, segment.format,
+                                    segment.high_offset, scales[g]);
+        const uint4 high = LoadEight(rows + (g + 8) * segment.row_bytes, first, segment.format,
+                                     segment.high_offset, scales[g + 8]);
+        latent[2 * c][0] = low.x, latent[2 * c][1] = high.x;
+        latent[2 * c][2] = low.y, latent[2 * c][3] = high.y;
+        latent[2 * c + 1][0] = low.z, latent[2 * c + 1][1] = high.z;
+        latent[2 * c + 1][2] = low.w, latent[2 * c + 1][3] = high.w;
+        Pin(latent[2 * c]);
+        Pin(latent[2 * c + 1]);
+      }
+    }
+  }
+
+  __device__ void RebuildTile(int j, const uint32_t (&latent)[2 * kChunks][4], float (&x)[4]) {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      uint4 b;
+      if constexpr (kFactorInRegisters) {
+        b = factor_[j];
+      } else {
+        b = Factor(j, c);
+      }
+      if constexpr (kQuantized) {
+        MmaF16(x, latent[2 * c], b.x, b.y);
+        MmaF16(x, latent[2 * c + 1], b.z, b.w);
+      } else {
+        MmaBF16(x, latent[2 * c], b.x, b.y);
+        MmaBF16(x, latent[2 * c + 1], b.z, b.w);
+      }
+    }
+  }
+
+  // The partial result of this split and stream, for the combine kernel.
   __device__ void Finish() {
     if (!active_) return;
-    for (int mask = 1; mask <= 2; mask *= 2) {
-      sum_ += __shfl_xor_sync(~0u, sum_, mask);
-      zero_ += __shfl_xor_sync(~0u, zero_, mask);
-    }
-    float* part =
-        p_.partial +
-        ((static_cast<int64_t>(blockIdx.z) * p_.q_heads + head_) * p_.splits + blockIdx.x) *
-            p_.partial_stride;
-    if (lane_ == 0) {
-      part[0] = largest_;
-      part[1] = sum_;
-    }
     const int g = lane_ / 4;
     const int q = lane_ % 4;
     const int rank = p_.value.groups[0].rank;
 #pragma unroll
-    for (int m = 0; m < kValueTiles; ++m) {
-      if (m % 4 != q) continue;
-      const int low = kQuantized ? m / 2 * 32 + 4 * g + m % 2 * 2 : 16 * m + g;
-      const int high = kQuantized ? low + 1 : low + 8;
-      if (low < rank) part[4 + low] = acc_[m][0] + zero_;
-      if (high < rank) part[4 + high] = acc_[m][2] + zero_;
+    for (int c = 0; c < 2; ++c) {
+      for (int mask = 4; mask <= 16; mask *= 2) {
+        sum_[c] += __shfl_xor_sync(~0u, sum_[c], mask);
+        zero_[c] += __shfl_xor_sync(~0u, zero_[c], mask);
+      }
+      const int column = 2 * q + c;
+      if (column >= repeat_) continue;
+      const int64_t row = static_cast<int64_t>(blockIdx.z) * p_.q_heads + head_ * repeat_ + column;
+      float* part = p_.partial +
+                    (row * p_.splits + blockIdx.x * layout_.streams + stream_) * p_.partial_stride;
+      if (g == 0) {
+        part[0] = largest_[c];
+        part[1] = sum_[c];
+      }
+#pragma unroll
+      for (int m = 0; m < kValueTiles; ++m) {
+        const int first = kQuantized ? m / 2 * 32 + 4 * g + m % 2 * 2 : 16 * m + g;
+        const int second = kQuantized ? first + 1 : first + 8;
+        if (first < rank) part[4 + first] = acc_[m][c] + zero_[c];
+        if (second < rank) part[4 + second] = acc_[m][c + 2] + zero_[c];
+      }
     }
   }
 
-  __device__ int32_t* Blocks() const {
-    return reinterpret_cast<int32_t*>(memory_ + kAngleBytes<kHeadDim>);
+  __device__ int32_t* Blocks() const { return reinterpret_cast<int32_t*>(memory_); }
+  __device__ CopyPlan* Plans() const {
+    return reinterpret_cast<CopyPlan*>(memory_ + layout_.plan_begin);
+  }
+  __device__ uint4& Factor(int j, int c) const {
+    auto* words = reinterpret_cast<uint4*>(memory_ + layout_.factor_begin);
+    return words[((warp_ % layout_.heads * 2 * kHalfTiles + j) * kChunks + c) * kWarp + lane_];
   }
   __device__ uint8_t* Stage(int i) const {
     return memory_ + layout_.ring_begin + i * layout_.stage_bytes;
@@ -408,23 +467,25 @@ class DecodeBlock {
   const AttentionParams& p_;
   const DecodeLayout& layout_;
   uint8_t* memory_;
-  DecodeWork work_;
-  int warp_, lane_, head_;
-  int key_slot_ = 0, value_slot_ = 0;
+  int warp_, lane_, repeat_, first_head_, head_, stream_;
   bool active_;
-  uint32_t z_[kKeyTiles][kSteps][2];
+  int begin_ = 0, end_ = 0, first_block_ = 0;
+  int key_group_ = 0, keys_ = 0, value_group_ = 0, values_ = 0;
+  int chunks_ = 0;
+  uint4 factor_[kFactorInRegisters ? 2 * kHalfTiles : 1];
+  uint32_t query_[kHalfTiles][2];
   float acc_[kValueTiles][4] = {};
-  float largest_ = -INFINITY;
-  float sum_ = 0;
-  float zero_ = 0;
+  float largest_[2] = {-INFINITY, -INFINITY};
+  float sum_[2] = {};
+  float zero_[2] = {};
 };
 
-template <int kHeadDim, int kRank, int kValueTiles, int kWarps, bool kQuantized>
-__global__ void __launch_bounds__(kWarps* kWarp, 1)
+template <int kHeadDim, int kRank, int kValueTiles, bool kQuantized>
+__global__ void __launch_bounds__(kDecodeThreads, 1)
     DecodeKernel(__grid_constant__ const AttentionParams p,
                  __grid_constant__ const DecodeLayout layout) {
   extern __shared__ __align__(128) uint8_t memory[];
-  DecodeBlock<kHeadDim, kRank, kValueTiles, kWarps, kQuantized>(p, layout, memory).Run();
+  DecodeBlock<kHeadDim, kRank, kValueTiles, kQuantized>(p, layout, memory).Run();
 }
 
 }  // namespace palu::cuda

@@ -7,101 +7,82 @@
 
 namespace palu::cuda {
 
-// ---- Scores: the dot product of w = [cos | sin] Z, in mma accumulators, with the key latents.
-// Accumulator tile i of a lane holds w of tokens g and g + 8 at numbers first + 2i and first + 2i +
-// 1, first = q * kRank / 4.
+// ---- Keys: left operands of the rebuild from quantized rows. A lane holds numbers q * kRank / 4
+// .. of tokens g and g + 8, eight at a time: (0,1) (2,3) for one product over sixteen numbers,
+// (4,5) (6,7) for the next.
 
-template <int kRank>
-__device__ inline float DotBF16(const float (&w)[kRank / 8][4], int half, const uint8_t* row,
-                                int q) {
-  const auto* words = reinterpret_cast<const uint4*>(row + q * (kRank / 2));
-  float sum = 0;
-#pragma unroll
-  for (int j = 0; j < kRank / 32; ++j) {
-    const uint4 four = words[j];
-    const uint32_t pairs[4] = {four.x, four.y, four.z, four.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      sum = fmaf(w[4 * j + i][half], LowBF16(pairs[i]), sum);
-      sum = fmaf(w[4 * j + i][half + 1], HighBF16(pairs[i]), sum);
-    }
-  }
-  return sum;
-}
-
-// 1 + code / 2^bits, by placing the code at the top of the mantissa.
+// Eight codes from number `first` on, one in each nibble or byte position: see CodePairF16.
 template <int kBits>
-__device__ inline float CodeFraction(uint32_t codes, int i) {
-  const int from = i * kBits;
-  const int to = 23 - kBits;
-  const uint32_t placed = to >= from ? codes << (to - from) : codes >> (from - to);
-  return __uint_as_float((placed & (((1u << kBits) - 1) << to)) | 0x3f800000u);
-}
-
-// The dot product with scale * code + zero.
-template <int kRank, int kBits>
-__device__ inline float DotCodes(const float (&w)[kRank / 8][4], int half, const uint8_t* row,
-                                 int q, __half2 scale_zero) {
-  constexpr int kCount = kRank / 4;
-  float weighted = 0;
-  float sum = 0;
-  const auto add = [&](int i, float fraction) {
-    const float x = w[i / 2][half + i % 2];
-    weighted = fmaf(x, fraction, weighted);
-    sum += x;
-  };
+__device__ inline uint2 EightCodes(const uint8_t* row, int first, int high_offset) {
   if constexpr (kBits == 8) {
-#pragma unroll
-    for (int i = 0; i < kCount; i += 4) {
-      const uint32_t codes = *reinterpret_cast<const uint32_t*>(row + q * kCount + i);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) add(i + j, CodeFraction<8>(codes, j));
-    }
+    return *reinterpret_cast<const uint2*>(row + first);
   } else if constexpr (kBits == 4) {
-#pragma unroll
-    for (int i = 0; i < kCount; i += 8) {
-      const uint32_t codes = *reinterpret_cast<const uint32_t*>(row + (q * kCount + i) / 2);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) add(i + j, CodeFraction<4>(codes, j));
-    }
+    return {*reinterpret_cast<const uint32_t*>(row + first / 2), 0};
   } else {
-#pragma unroll
-    for (int i = 0; i < kCount; i += 8) {
-      const int first = q * kCount + i;
-      const uint32_t low = *reinterpret_cast<const uint16_t*>(row + first / 4);
-      if constexpr (kBits == 2) {
-#pragma unroll
-        for (int j = 0; j < 8; ++j) add(i + j, CodeFraction<2>(low, j));
-      } else {
-        const uint32_t high = row[kRank / 4 + first / 8];
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          const uint32_t code = (low >> 2 * j & 3) | (high >> j & 1) << 2;
-          add(i + j, CodeFraction<3>(code, 0));
-        }
-      }
-    }
+    uint32_t spread = *reinterpret_cast<const uint16_t*>(row + first / 4);
+    spread = (spread | spread << 8) & 0x00ff00ffu;
+    spread = (spread | spread << 4) & 0x0f0f0f0fu;
+    spread = (spread | spread << 2) & 0x33333333u;
+    if constexpr (kBits == 2) return {spread, 0};
+    uint32_t top = row[high_offset + first / 8];
+    top = (top | top << 12) & 0x000f000fu;
+    top = (top | top << 6) & 0x03030303u;
+    top = (top | top << 3) & 0x11111111u;
+    return {spread | top << 2, 0};
   }
-  const float2 sz = __half22float2(scale_zero);
-  return sz.x * static_cast<float>(1 << kBits) * (weighted - sum) + sz.y * sum;
 }
 
-template <int kRank>
-__device__ inline float Dot(const float (&w)[kRank / 8][4], int half, const uint8_t* row, int q,
-                            LatentFormat format, __half2 scale_zero) {
+// scale * code + zero of codes 2i and 2i + 1. f16 1024 has a unit in the last place of 1.
+template <int kBits>
+__device__ inline uint32_t CodePairF16(uint2 codes, int i, __half2 scale, __half2 zero) {
+  uint32_t bits;
+  if constexpr (kBits == 8) {
+    bits = __byte_perm(i < 2 ? codes.x : codes.y, 0x64646464u, i % 2 == 0 ? 0x4140 : 0x4342);
+  } else {
+    const uint32_t byte = codes.x >> 8 * i;
+    bits = (byte & 15u) | (byte & 0xf0u) << 12 | 0x64006400u;
+  }
+  const __half2 code =
+      __hsub2(*reinterpret_cast<const __half2*>(&bits), __half2half2(__float2half(1024.0f)));
+  const __half2 value = __hfma2(code, scale, zero);
+  return *reinterpret_cast<const uint32_t*>(&value);
+}
+
+template <int kBits>
+__device__ inline uint4 EightNumbers(const uint8_t* row, int first, int high_offset,
+                                     __half2 scale_zero) {
+  const uint2 codes = EightCodes<kBits>(row, first, high_offset);
+  const __half2 scale = __low2half2(scale_zero);
+  const __half2 zero = __high2half2(scale_zero);
+  return {CodePairF16<kBits>(codes, 0, scale, zero), CodePairF16<kBits>(codes, 1, scale, zero),
+          CodePairF16<kBits>(codes, 2, scale, zero), CodePairF16<kBits>(codes, 3, scale, zero)};
+}
+
+// Eight latent numbers as f16.
+__device__ inline uint4 LoadEight(const uint8_t* row, int first, LatentFormat format,
+                                  int high_offset, __half2 scale_zero) {
   switch (format) {
     case LatentFormat::kInt8:
-      return DotCodes<kRank, 8>(w, half, row, q, scale_zero);
+      return EightNumbers<8>(row, first, high_offset, scale_zero);
     case LatentFormat::kInt4:
-      return DotCodes<kRank, 4>(w, half, row, q, scale_zero);
+      return EightNumbers<4>(row, first, high_offset, scale_zero);
     case LatentFormat::kInt3:
-      return DotCodes<kRank, 3>(w, half, row, q, scale_zero);
+      return EightNumbers<3>(row, first, high_offset, scale_zero);
     default:
-      return DotCodes<kRank, 2>(w, half, row, q, scale_zero);
+      return EightNumbers<2>(row, first, high_offset, scale_zero);
   }
 }
 
-// ---- Values: acc[m] += V^T p, where p (b0, b1) is the same in all eight columns.
+// Turns x1 + i x2 by the angles: y1 = x1 c - x2 s, y2 = x2 c + x1 s.
+__device__ inline void Rotate(__half2 x1, __half2 x2, __half2 c, __half2 s, uint32_t* y1,
+                              uint32_t* y2) {
+  const __half2 a = __hfma2(x1, c, __hneg2(__hmul2(x2, s)));
+  const __half2 b = __hfma2(x2, c, __hmul2(x1, s));
+  *y1 = *reinterpret_cast<const uint32_t*>(&a);
+  *y2 = *reinterpret_cast<const uint32_t*>(&b);
+}
+
+// ---- Values: acc[m] += V^T p, a column of p (b0, b1) for each query head.
 
 // bf16 rows of `stride` bytes; tile m holds numbers 16m .. 16m + 15.
 template <int kTiles>

@@ -3,6 +3,8 @@
 // cached tokens 32 at a time: rebuild the keys from the latents, norm, RoPE, scores, online
 // softmax, and weights times value latents; the value factor is applied once at the end. The
 // reference for the fast kernels on the device, and the path for what they do not serve.
+#include <string>
+
 #include "kernels/cuda/latent_params.cuh"
 
 namespace palu::cuda {
@@ -186,6 +188,7 @@ __device__ void Softmax(const AttentionParams& p, const Work& work, const Shared
     const float weight = seen ? exp2f(score - largest) : 0.0f;
     const float total = WarpSum(weight);
     shared.weights[row * (kTile + 1) + lane] = weight;
+    __syncwarp();
     if (lane == 0) {
       const float rescale = old > -INFINITY ? exp2f(old - largest) : 0.0f;
       shared.rescale[row] = rescale;

@@ -11,8 +11,8 @@ namespace {
 
 // Below this temperature the choice is greedy.
 constexpr float kGreedyTemperature = 1e-5f;
-constexpr size_t kScratchBytes = 64 << 20;
-constexpr int kMaxSlots = 132;
+// Rows that are worked on at a time; each needs scratch memory.
+constexpr int kMaxSlots = 64;
 
 // SampleArgs by value; undefined tensors are null.
 struct Params {
@@ -272,12 +272,7 @@ size_t SlotBytes(int64_t vocabulary) {
          16;
 }
 
-int SlotsFor(int64_t vocabulary, int64_t rows) {
-  int64_t slots = kScratchBytes / SlotBytes(vocabulary);
-  if (slots > kMaxSlots) slots = kMaxSlots;
-  if (slots < 4) slots = 4;
-  return static_cast<int>(rows < slots ? rows : slots);
-}
+int SlotsFor(int64_t rows) { return static_cast<int>(rows < kMaxSlots ? rows : kMaxSlots); }
 
 template <typename T>
 const T* Data(const Tensor& tensor) {
@@ -324,13 +319,13 @@ Params ParamsOf(const SampleArgs& args) {
 
 size_t SampleScratchBytes(const StepLimits& limits) {
   const int64_t rows = limits.max_tokens + limits.max_sequences;
-  return SlotBytes(limits.vocab_size) * SlotsFor(limits.vocab_size, rows < 1 ? 1 : rows);
+  return SlotBytes(limits.vocab_size) * SlotsFor(rows < 1 ? 1 : rows);
 }
 
 void Sample(Context& context, const SampleArgs& args) {
   Params p = ParamsOf(args);
   if (p.rows == 0) return;
-  const int slots = SlotsFor(p.vocabulary, p.rows);
+  const int slots = SlotsFor(p.rows);
   p.list_size = ListSize(p.vocabulary);
   p.lists = static_cast<Candidate*>(context.Scratch(SlotBytes(p.vocabulary) * slots));
   p.work = reinterpret_cast<float*>(p.lists + slots * p.list_size);

@@ -65,7 +65,9 @@ asio::awaitable<void> HttpConnection::Run() {
 asio::awaitable<void> HttpConnection::TurnAway() {
   const auto self = shared_from_this();
   const Parser parser;
-  co_await Refuse({503, "This server has as many connections as it takes"}, parser);
+  // Named: GCC 12 destroys a temporary of an awaited call twice.
+  const ReadFailure failure{503, "This server has as many connections as it takes"};
+  co_await Refuse(failure, parser);
   co_await LingeringClose();
 }
 

@@ -28,7 +28,9 @@ bool Serves(const AttentionParams& p) {
   if (p.q_heads / p.kv_heads > kMaxRepeat) return false;
   if (p.head_dim != p.rotary || (p.head_dim != 64 && p.head_dim != 128)) return false;
   if (p.key_bias != nullptr || p.k_norm != nullptr) return false;
-  if (p.block_size % kDecodeUnit != 0 || p.block_bytes % 16 != 0) return false;
+  if (p.block_size % kDecodeUnit != 0 || (p.block_size & (p.block_size - 1)) != 0 ||
+      p.block_bytes % 16 != 0)
+    return false;
   if (reinterpret_cast<uintptr_t>(p.pool) % 16 != 0) return false;
   const LatentFormat key = p.key.groups[0].format;
   const LatentFormat value = p.value.groups[0].format;
@@ -57,6 +59,7 @@ DecodeLayout LayoutOf(const AttentionParams& p, int heads, size_t limit, size_t*
   const int scales = quantized ? kDecodeUnit * kScaleBytes : 0;
   DecodeLayout layout{};
   layout.heads = heads;
+  while ((1 << layout.block_shift) < p.block_size) ++layout.block_shift;
   layout.streams = kDecodeWarps / heads;
   if (layout.streams > kDecodeMaxStreams) layout.streams = kDecodeMaxStreams;
   layout.key_scales = kDecodeUnit * key.row_bytes;

@@ -41,6 +41,7 @@ struct DecodeLayout {
   int32_t chunks;  // of sixteen bytes that a unit's latents take
   int32_t factor_begin;
   int32_t ring_begin;
+  int32_t block_shift;  // log 2 of the tokens of a cache block
 };
 
 // One sixteen-byte copy of a unit's latents, the same for every unit but for the block and the
@@ -86,6 +87,7 @@ class DecodeBlock {
   static constexpr int kHalfTiles = kHeadDim / 16;  // key tiles of eight dims in half a head
   static constexpr int kChunks = kRank / 32;        // eight-number loads of a lane
   static constexpr bool kFactorInRegisters = kRank == 32;
+  static constexpr int kCopyBatch = 4;  // plans read at a time
   static constexpr float kLog2e = 1.4426950408889634f;
 
   __device__ bool FindWork() {
@@ -99,8 +101,8 @@ class DecodeBlock {
     begin_ = range.begin;
     end_ = range.end;
     if (begin_ >= end_) return false;
-    first_block_ = begin_ / p_.block_size;
-    const int blocks = (end_ - 1) / p_.block_size - first_block_ + 1;
+    first_block_ = begin_ >> layout_.block_shift;
+    const int blocks = ((end_ - 1) >> layout_.block_shift) - first_block_ + 1;
     const int32_t* table = p_.block_tables + blockIdx.z * p_.table_stride + first_block_;
     for (int i = threadIdx.x; i < blocks; i += kDecodeThreads) Blocks()[i] = table[i];
     return true;
@@ -245,21 +247,29 @@ class DecodeBlock {
   __device__ void CopyUnit(int token, uint32_t to) {
     const int rows = end_ - token;
     if (rows <= 0 || token + kDecodeUnit <= begin_) return;
-    const int offset = token % p_.block_size;
+    const int offset = token & (p_.block_size - 1);
     const std::byte* block =
-        p_.pool +
-        static_cast<int64_t>(Blocks()[token / p_.block_size - first_block_]) * p_.block_bytes;
-    const std::byte* keys = block + offset * p_.key.groups[0].row_bytes;
-    const std::byte* values = block + offset * p_.value.groups[0].row_bytes;
-    const std::byte* scales = block + offset * kScaleBytes;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < chunks_; i += kDecodeThreads) {
-      const int2 packed = *reinterpret_cast<const int2*>(Plans() + i);
-      const int kind = packed.y >> 16 & 0xff;
-      const std::byte* from = kind == 0 ? keys : values;
-      if (kQuantized && kind == 2) from = scales;
-      // No branch: rows past the end become zeros.
-      CopyAsync16(to + (packed.y & 0xffff) * 16, from + packed.x, packed.y >> 24 < rows ? 16 : 0);
+        p_.pool + static_cast<int64_t>(Blocks()[(token >> layout_.block_shift) - first_block_]) *
+                      p_.block_bytes;
+    const int keys = offset * p_.key.groups[0].row_bytes;
+    const int values = offset * p_.value.groups[0].row_bytes;
+    const int scales = offset * kScaleBytes;
+    for (int first = threadIdx.x; first < chunks_; first += kCopyBatch * kDecodeThreads) {
+      int2 plan[kCopyBatch];
+#pragma unroll
+      for (int i = 0; i < kCopyBatch; ++i) {
+        const int at = first + i * kDecodeThreads;
+        plan[i] = at < chunks_ ? *reinterpret_cast<const int2*>(Plans() + at) : int2{0, 0};
+      }
+#pragma unroll
+      for (int i = 0; i < kCopyBatch; ++i) {
+        if (first + i * kDecodeThreads >= chunks_) break;
+        const int kind = plan[i].y >> 16 & 0xff;
+        int from = plan[i].x + (kind == 0 ? keys : values);
+        if (kQuantized && kind == 2) from = plan[i].x + scales;
+        // No branch: rows past the end become zeros.
+        CopyAsync16(to + (plan[i].y & 0xffff) * 16, block + from, plan[i].y >> 24 < rows ? 16 : 0);
+      }
     }
   }
 

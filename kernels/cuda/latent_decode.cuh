@@ -3,8 +3,7 @@
 // Keys are rebuilt on tensor cores with the head's factor in registers (or in the lane's own words
 // of shared memory), turned by angles that all heads of the block share, and scored against all
 // query heads of the KV head in one product; weights go straight into the product with the value
-// latents. Latents and angles come through a ring of asynchronous
-// copies. Nothing but the running
+// latents. Latents and angles come through a ring of asynchronous copies. Nothing but the running
 // output, in latent space, survives a tile. Bytes, bound, schedule and measurements:
 // docs/kernels/latent_decode.md.
 #pragma once

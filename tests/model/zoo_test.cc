@@ -87,7 +87,8 @@ INSTANTIATE_TEST_SUITE_P(Families, Zoo,
                            return name;
                          });
 
-// bf16 activations; the cache as a server would have it.
+// bf16 activations; the cache as a server would have it. Not the models with experts: with random
+// weights bf16 rounding alone sends tokens to other experts, which changes logits altogether.
 TEST(ZooOnCuda, LogitsOfEveryFamily) {
   HarnessOptions options;
   options.device = "cuda:0";
@@ -99,8 +100,7 @@ TEST(ZooOnCuda, LogitsOfEveryFamily) {
   } catch (const std::runtime_error& error) {
     GTEST_SKIP() << error.what();
   }
-  for (const char* name : {"llama31-gqa", "mistral-swa", "qwen2", "qwen3", "phi3", "mixtral-moe",
-                           "qwen3-moe", "gemma3"}) {
+  for (const char* name : {"llama31-gqa", "mistral-swa", "qwen2", "qwen3", "phi3", "gemma3"}) {
     const std::string golden = ZooDirectory(name) + "/golden.safetensors";
     const auto ids = GoldenIds(golden, "ids");
     ModelHarness model(ZooDirectory(name), options);

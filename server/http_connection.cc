@@ -73,8 +73,10 @@ asio::awaitable<void> HttpConnection::TurnAway() {
 
 void HttpConnection::CloseIfIdle() {
   asio::post(socket_.get_executor(), [self = shared_from_this()] {
+    // What has just been sent on it, or is about to be on a new one, still gets its answer (a 503).
     error_code ignored;
-    if (self->idle_) self->socket_.close(ignored);
+    if (!self->idle_ || !self->served_any_ || self->socket_.available(ignored) > 0) return;
+    self->socket_.close(ignored);
   });
 }
 

@@ -41,7 +41,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   boost::asio::awaitable<void> Run();
   // There are too many connections: a 503, and the end.
   boost::asio::awaitable<void> TurnAway();
-  // Closes the connection if it is between two requests. Thread-safe.
+  // Closes the connection if it is between two requests and nothing was sent on it. Thread-safe.
   void CloseIfIdle();
   auto executor() { return socket_.get_executor(); }
 

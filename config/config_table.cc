@@ -229,8 +229,10 @@ std::vector<ConfigKey> ModelKeys() {
 std::vector<ConfigKey> EngineKeys() {
   return {
       Device(),
-      Choice("engine.cpu_isa", {"auto", "portable", "avx2", "avx512"}, PALU_FIELD(engine.cpu_isa),
-             "Instruction set of the CPU kernels. auto: the best that the machine has."),
+      Choice("engine.cpu_isa", {"auto", "portable", "avx2", "avx512", "avx512_bf16"},
+             PALU_FIELD(engine.cpu_isa),
+             "Instruction set of the CPU kernels. auto: the best that the machine has, "
+             "in f32; avx512_bf16 rounds activations to bf16."),
       Integer("engine.cpu_threads", 0, 1024, PALU_FIELD(engine.cpu_threads),
               "Threads of the CPU kernels. 0: all cores."),
       Integer("engine.max_sequences", 1, 65536, PALU_FIELD(engine.max_sequences),

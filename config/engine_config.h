@@ -15,7 +15,7 @@ struct ModelOptions {
 
 struct EngineOptions {
   std::string device = "auto";    // auto | cpu | cuda:N
-  std::string cpu_isa = "auto";   // auto | portable | avx2 | avx512
+  std::string cpu_isa = "auto";   // auto | portable | avx2 | avx512 | avx512_bf16
   int cpu_threads = 0;            // 0: all cores
   int max_sequences = 64;         // running at once
   int step_tokens = 512;          // token budget of one step

@@ -247,9 +247,10 @@ class Backend {
 };
 
 struct BackendOptions {
-  std::string device = "auto";   // auto | cpu | cuda:N
-  std::string cpu_isa = "auto";  // auto | portable | avx2 | avx512; for tests and debugging
-  int cpu_threads = 0;           // 0: all cores that this process may use
+  std::string device = "auto";  // auto | cpu | cuda:N
+  // auto | portable | avx2 | avx512 | avx512_bf16; for tests and debugging.
+  std::string cpu_isa = "auto";
+  int cpu_threads = 0;  // 0: all cores that this process may use
   // Activation dtype on CUDA devices: kBF16 (fast) or kF32 (exact).
   DType cuda_activations = DType::kBF16;
 };

@@ -36,7 +36,8 @@ size_t MemAvailable() {
 bool Runs(const KernelTable* kernels) {
   if (kernels == nullptr) return false;
 #if defined(__x86_64__)
-  if (kernels == Avx512Kernels()) {
+  if (kernels == Avx512Bf16Kernels() && !__builtin_cpu_supports("avx512bf16")) return false;
+  if (kernels == Avx512Kernels() || kernels == Avx512Bf16Kernels()) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -51,7 +52,9 @@ bool Runs(const KernelTable* kernels) {
 
 const KernelTable* ChooseKernels(const std::string& isa) {
   std::string available;
-  for (const KernelTable* kernels : {Avx512Kernels(), Avx2Kernels(), PortableKernels()}) {
+  // The last one rounds activations to bf16, so it is not chosen unasked.
+  for (const KernelTable* kernels :
+       {Avx512Kernels(), Avx2Kernels(), PortableKernels(), Avx512Bf16Kernels()}) {
     if (!Runs(kernels)) continue;
     if (isa == "auto" || isa == kernels->name) return kernels;
     available += std::string(", ") + kernels->name;

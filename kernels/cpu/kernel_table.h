@@ -106,5 +106,6 @@ struct KernelTable {
 const KernelTable* PortableKernels();
 const KernelTable* Avx2Kernels();
 const KernelTable* Avx512Kernels();
+const KernelTable* Avx512Bf16Kernels();
 
 }  // namespace palu::cpu

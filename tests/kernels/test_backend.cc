@@ -11,7 +11,7 @@ namespace palu {
 
 std::vector<BackendCase> AvailableBackends() {
   std::vector<BackendCase> cases;
-  for (const char* isa : {"portable", "avx2", "avx512"}) {
+  for (const char* isa : {"portable", "avx2", "avx512", "avx512_bf16"}) {
     BackendOptions options;
     options.device = "cpu";
     options.cpu_isa = isa;
@@ -146,6 +146,7 @@ std::vector<double> AsActivations(const Backend& backend, const std::vector<doub
 }
 
 double Tolerance(const Backend& backend) {
+  if (backend.isa() == "avx512_bf16") return 2e-2;
   switch (backend.activation_dtype()) {
     case DType::kF32:
       return 2e-5;

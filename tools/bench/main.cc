@@ -26,7 +26,8 @@ struct Options {
 void AddOptions(CLI::App* app, Options* options) {
   app->add_option("--model", options->model.path, "checkpoint directory")->required();
   app->add_option("--device", options->engine.device, "auto | cpu | cuda:N");
-  app->add_option("--cpu-isa", options->engine.cpu_isa, "auto | portable | avx2 | avx512");
+  app->add_option("--cpu-isa", options->engine.cpu_isa,
+                  "auto | portable | avx2 | avx512 | avx512_bf16");
   app->add_option("--threads", options->engine.cpu_threads, "0: all cores");
   app->add_option("--step-tokens", options->engine.step_tokens, "largest prefill chunk");
   app->add_option("--kv", options->cache.format, "cache format of layers left open");

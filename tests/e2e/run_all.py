@@ -15,6 +15,7 @@ import test_completions  # noqa: E402,F401
 import test_disconnect  # noqa: E402,F401
 import test_grpc  # noqa: E402,F401
 import test_http  # noqa: E402,F401
+import test_layouts  # noqa: E402,F401
 import test_lifecycle  # noqa: E402,F401
 import test_load  # noqa: E402,F401
 import test_metrics  # noqa: E402,F401

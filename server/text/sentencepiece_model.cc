@@ -10,10 +10,13 @@ namespace {
 using ParseFunction = SentencePieceModel* (*)(const std::string&, std::string*);
 
 #ifdef PALU_SANITIZED
-// Sanitizers refuse RTLD_DEEPBIND; their builds of the tokenizers link no other protobuf.
+// Sanitizers refuse RTLD_DEEPBIND; their builds of the tokenizers link no other protobuf. Their
+// dlopen does not see the program's run path either, hence the whole path.
 constexpr int kOpenFlags = RTLD_NOW | RTLD_LOCAL;
+constexpr const char* kModule = PALU_SENTENCEPIECE_MODULE;
 #else
 constexpr int kOpenFlags = RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND;
+constexpr const char* kModule = "libpalu_sentencepiece.so";
 #endif
 
 struct Module {
@@ -24,7 +27,7 @@ struct Module {
 // Never closed: models of it may live until the process ends.
 Module OpenModule() {
   Module module;
-  void* handle = dlopen("libpalu_sentencepiece.so", kOpenFlags);
+  void* handle = dlopen(kModule, kOpenFlags);
   if (handle != nullptr) {
     module.parse = reinterpret_cast<ParseFunction>(dlsym(handle, "PaluParseSentencePieceModel"));
   }

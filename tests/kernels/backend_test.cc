@@ -106,14 +106,15 @@ TEST(CreateBackendTest, NamesTheOptionTheValueAndWhatThereIs) {
   EXPECT_NE(error.find("cpu_threads: -3"), std::string::npos) << error;
 }
 
-TEST(CreateBackendTest, AutoTakesTheWidestInstructionSet) {
+// Of those that compute in f32: rounding activations is never chosen unasked.
+TEST(CreateBackendTest, AutoTakesTheWidestExactInstructionSet) {
   BackendOptions options;
   options.device = "cpu";
   const std::string chosen = CreateBackend(options)->isa();
   EXPECT_EQ("cpu_" + chosen, [] {
     std::string last;
     for (const BackendCase& c : AvailableBackends()) {
-      if (c.options.device == "cpu") last = c.name;
+      if (c.options.device == "cpu" && c.name != "cpu_avx512_bf16") last = c.name;
     }
     return last;
   }());

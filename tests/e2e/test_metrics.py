@@ -68,6 +68,7 @@ def buckets(server):
 
 @case("metrics")
 def counts_follow_requests(server):
+    server.completion(prompt="a", max_tokens=1)  # counters appear with their first event
     names = {"prompt": "vllm:prompt_tokens_total", "generated": "vllm:generation_tokens_total",
              "ttft": "vllm:time_to_first_token_seconds_count",
              "e2e": "vllm:e2e_request_latency_seconds_count"}

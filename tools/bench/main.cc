@@ -1,108 +1,19 @@
-// palu-bench engine: prefill and decode speed of a checkpoint on one backend, as a table or JSON.
+// palu-bench: what the engine, a server and the cache achieve, as tables and JSON.
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
-#include <nlohmann/json.hpp>
-#include <string>
-#include <vector>
 
-#include "tools/bench/engine_bench.h"
-
-namespace {
-
-struct Options {
-  palu::ModelOptions model;
-  palu::EngineOptions engine;
-  palu::CacheOptions cache;
-  std::vector<int> prompts = {512, 1500};
-  std::vector<int> contexts = {1, 1024, 1900};
-  std::vector<int> batches = {1, 4, 16};
-  int steps = 16;
-  int repetitions = 5;
-  bool json = false;
-};
-
-void AddOptions(CLI::App* app, Options* options) {
-  app->add_option("--model", options->model.path, "checkpoint directory")->required();
-  app->add_option("--device", options->engine.device, "auto | cpu | cuda:N");
-  app->add_option("--cpu-isa", options->engine.cpu_isa,
-                  "auto | portable | avx2 | avx512 | avx512_bf16");
-  app->add_option("--threads", options->engine.cpu_threads, "0: all cores");
-  app->add_option("--step-tokens", options->engine.step_tokens, "largest prefill chunk");
-  app->add_option("--kv", options->cache.format, "cache format of layers left open");
-  app->add_option("--rotation", options->cache.rotation, "auto | none | hadamard");
-  app->add_option("--cache-bytes", options->cache.memory_bytes, "bytes of the KV pool");
-  app->add_option("--prompts", options->prompts, "prompt lengths, tokens")->delimiter(',');
-  app->add_option("--contexts", options->contexts, "decode contexts, tokens")->delimiter(',');
-  app->add_option("--batches", options->batches, "decode batch sizes")->delimiter(',');
-  app->add_option("--steps", options->steps, "decode steps a repetition")
-      ->check(CLI::Range(1, 1 << 20));
-  app->add_option("--repetitions", options->repetitions, "medians are over these")
-      ->check(CLI::Range(1, 1000));
-  app->add_flag("--json", options->json, "print JSON");
-}
-
-nlohmann::json Measure(const Options& options) {
-  const auto runner = palu::ModelRunner::Load(options.model, options.engine, options.cache);
-  palu::bench::EngineBench bench(runner.get(), options.engine.step_tokens, options.repetitions);
-  nlohmann::json out;
-  out["backend"] = runner->backend().name() + " " + runner->backend().isa();
-  out["kv_bytes_per_token"] = runner->cache_report().bytes_per_token;
-  out["weights_bytes"] = runner->cache_report().weights_bytes;
-  for (const int prompt : options.prompts) {
-    const palu::bench::PrefillResult result = bench.Prefill(prompt);
-    out["prefill"].push_back({{"prompt_tokens", prompt},
-                              {"ms", result.seconds * 1e3},
-                              {"tokens_per_s", prompt / result.seconds}});
-  }
-  for (const int context : options.contexts) {
-    for (const int batch : options.batches) {
-      const palu::bench::DecodeResult result = bench.Decode(batch, context, options.steps);
-      out["decode"].push_back({{"batch", batch},
-                               {"context_tokens", context},
-                               {"step_ms", result.seconds * 1e3},
-                               {"forward_ms", result.phases.forward * 1e3},
-                               {"sample_ms", result.phases.sample * 1e3},
-                               {"tokens_per_s", batch / result.seconds}});
-    }
-  }
-  return out;
-}
-
-void PrintTable(const nlohmann::json& result) {
-  std::printf("backend %s, %.1f KV bytes per token, %.1f MB of weights\n",
-              result["backend"].get<std::string>().c_str(),
-              result["kv_bytes_per_token"].get<double>(),
-              result["weights_bytes"].get<double>() / 1e6);
-  std::printf("%-10s %8s %8s %10s %10s\n", "phase", "batch", "context", "ms", "tokens/s");
-  for (const auto& row : result.value("prefill", nlohmann::json::array())) {
-    std::printf("%-10s %8d %8d %10.3f %10.1f\n", "prefill", 1, row["prompt_tokens"].get<int>(),
-                row["ms"].get<double>(), row["tokens_per_s"].get<double>());
-  }
-  for (const auto& row : result.value("decode", nlohmann::json::array())) {
-    std::printf("%-10s %8d %8d %10.3f %10.1f\n", "decode", row["batch"].get<int>(),
-                row["context_tokens"].get<int>(), row["step_ms"].get<double>(),
-                row["tokens_per_s"].get<double>());
-  }
-}
-
-}  // namespace
+#include "tools/bench/commands.h"
 
 int main(int argc, char** argv) {
   CLI::App app("Benchmarks of Palu Server");
   app.require_subcommand(1);
-  Options options;
-  CLI::App* engine = app.add_subcommand("engine", "prefill and decode speed without a server");
-  AddOptions(engine, &options);
-  CLI11_PARSE(app, argc, argv);
+  palu::bench::AddEngineCommand(&app);
   try {
-    const nlohmann::json result = Measure(options);
-    if (options.json) {
-      std::printf("%s\n", result.dump(2).c_str());
-    } else {
-      PrintTable(result);
-    }
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "palu-bench: %s\n", error.what());
     return 2;

@@ -1,0 +1,12 @@
+// The subcommands of palu-bench. Each function adds one to the application: its options, and a
+// callback that runs it and throws std::exception where it fails.
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+namespace palu::bench {
+
+// Prefill and decode speed of a checkpoint on one backend, as a table or JSON.
+void AddEngineCommand(CLI::App* app);
+
+}  // namespace palu::bench

@@ -60,13 +60,14 @@ std::string HelpText() {
   std::string out =
       "palu-server " PALU_VERSION
       ": serves a language model over HTTP (OpenAI-compatible) and gRPC\n\n"
-      "usage: palu-server --model DIR [--port N] [--config FILE] [--section.key=value ...]\n\n"
+      "usage: palu-server --model DIR [--port N] [--config FILE] [--section.key=value ...]\n"
+      "       palu-server plan --model DIR --gpu-memory SIZE [--context TOKENS]\n\n"
       "  --config FILE    YAML file with settings; PALU_CONFIG does the same\n"
       "  --model DIR      short for --model.path\n"
       "  --port N         short for --http.port\n"
       "  --check-config   check the settings and exit: 0 right, 2 wrong\n"
       "  --print-config   print the effective settings as YAML and exit\n"
-      "  --version        print the version and exit\n"
+      "  --version        print release, commit and build options and exit\n"
       "  --help           print this and exit\n\n"
       "Settings: file < environment (PALU_HTTP_PORT=8000) < flags (--http.port=8000).\n";
   const ServerConfig defaults;

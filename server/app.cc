@@ -73,6 +73,12 @@ bool App::PollLoaded() {
 
 bool App::healthy() const { return model_ == nullptr || model_->engine->healthy(); }
 
+App::Progress App::progress() const {
+  if (model_ == nullptr) return {};
+  const MetricsSnapshot metrics = model_->engine->metrics();
+  return {!model_->engine->idle(), metrics.batch_tokens.count};
+}
+
 void App::BeginDrain() {
   state_.SetDraining();
   if (grpc_ != nullptr) grpc_->SetServing(false);

@@ -1,6 +1,7 @@
 // The running server: everything in the order in which it starts and stops.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -46,6 +47,12 @@ class App {
   // True once loading has ended. Throws what loading threw.
   bool PollLoaded();
   bool healthy() const;
+  // Whether the engine has work, and how many steps it ever did: does it get on?
+  struct Progress {
+    bool running = false;
+    uint64_t steps = 0;
+  };
+  Progress progress() const;
 
   // Turns new requests away; running ones go on.
   void BeginDrain();

@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <string_view>
 
-#include "server/build_info.h"
 #include "server/embedded_files.h"
 #include "server/error_table.h"
 #include "server/metrics_page.h"
 #include "server/openai_sink.h"
+#include "server/version.h"
 
 namespace palu {
 namespace {
@@ -185,7 +185,9 @@ void HttpApi::Ready(const Call& call) {
   call.reply->Respond(Json({{"status", "ready"}}));
 }
 
-void HttpApi::Version(const Call& call) { call.reply->Respond(Json({{"version", kVersion}})); }
+void HttpApi::Version(const Call& call) {
+  call.reply->Respond(Json({{"version", kVersion}, {"commit", kCommit}, {"build", kBuildOptions}}));
+}
 
 void HttpApi::Metrics(const Call& call) {
   call.reply->Respond(

@@ -13,8 +13,10 @@
 
 #include "config/server_config.h"
 #include "server/app.h"
-#include "server/build_info.h"
 #include "server/logging.h"
+#include "server/plan.h"
+#include "server/service_manager.h"
+#include "server/version.h"
 
 namespace palu {
 namespace {
@@ -45,11 +47,20 @@ void ReloadLogLevel(const std::vector<std::string>& args) {
   _exit(code);
 }
 
-void Drain(App* app, const sigset_t& signals, std::chrono::milliseconds timeout) {
+void SignOfLife(const App& app, ServiceManager* manager) {
+  if (!manager->alive_due()) return;
+  const App::Progress progress = app.progress();
+  manager->Alive(progress.running, progress.steps);
+}
+
+void Drain(App* app, const sigset_t& signals, std::chrono::milliseconds timeout,
+           ServiceManager* manager) {
   spdlog::info("shutting down: running requests have {} s", timeout.count() / 1000.0);
+  manager->Stopping("draining");
   app->BeginDrain();
   const auto deadline = Clock::now() + timeout;
   while (!app->drained() && Clock::now() < deadline) {
+    SignOfLife(*app, manager);
     const int signal = NextSignal(signals);
     if (signal == SIGTERM || signal == SIGINT) {
       spdlog::warn("second signal: exiting at once");
@@ -61,32 +72,43 @@ void Drain(App* app, const sigset_t& signals, std::chrono::milliseconds timeout)
 }
 
 int Serve(const CommandLine& line, const std::vector<std::string>& args, const sigset_t& signals) {
+  ServiceManager manager = ServiceManager::FromEnvironment();
   App app(line.config);
   app.StartLoading();
   bool loaded = false;
   while (true) {
-    if (!loaded) loaded = app.PollLoaded();
+    if (!loaded && (loaded = app.PollLoaded())) manager.Ready("serving");
+    SignOfLife(app, &manager);
     if (!app.healthy()) {
       spdlog::critical("the device failed; exiting for a supervisor to restart");
       app.Abort();
       return 1;
     }
     const int signal = NextSignal(signals);
-    if (signal == SIGHUP) ReloadLogLevel(args);
+    if (signal == SIGHUP) {
+      manager.Reloading();
+      ReloadLogLevel(args);
+      // Told once the model is there, if it is not yet.
+      if (loaded) manager.Ready("serving");
+    }
     if (signal != SIGTERM && signal != SIGINT) continue;
     // Nothing runs yet, and loading cannot be interrupted.
     if (!loaded) ExitNow(0);
-    Drain(&app, signals, line.config.shutdown.drain_timeout);
+    Drain(&app, signals, line.config.shutdown.drain_timeout, &manager);
     spdlog::info("bye");
     return 0;
   }
 }
 
 int Run(const std::vector<std::string>& args, const sigset_t& signals) {
+  if (!args.empty() && args[0] == "plan") {
+    std::fputs(PlanText({args.begin() + 1, args.end()}).c_str(), stdout);
+    return 0;
+  }
   const CommandLine line = ParseCommandLine(args, ProcessEnvironment());
   switch (line.action) {
     case StartAction::kVersion:
-      std::printf("palu-server %s\n", kVersion);
+      std::fputs(VersionText().c_str(), stdout);
       return 0;
     case StartAction::kHelp:
       std::fputs(HelpText().c_str(), stdout);

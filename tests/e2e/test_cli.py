@@ -1,6 +1,7 @@
 """Command line and start-up errors: one line, exit code 2."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -88,3 +89,13 @@ def models_that_are_not_there_or_broken():
 def caches_and_contexts_that_do_not_fit():
     refused("--model", MODEL, *LOCAL, "--cache.memory=100KiB", says=["cache"])
     refused("--model", MODEL, *LOCAL, "--model.max_context_tokens=100000", says=["2048"])
+
+
+@case("cli", own_server=True)
+def version_says_commit_and_build_options():
+    code, out, _ = run("--version")
+    equal(code, 0)
+    lines = out.splitlines()
+    equal(len(lines), 3, out)
+    check(re.fullmatch(r"commit (unknown|[0-9a-f]{12}(-modified)?)", lines[1]), lines[1])
+    check(re.fullmatch(r"build \w+, \w+ [\d.]+, CUDA (ON|OFF), sanitizers \S+", lines[2]), lines[2])

@@ -235,6 +235,9 @@ std::vector<ConfigKey> EngineKeys() {
              "in f32; avx512_bf16 rounds activations to bf16."),
       Integer("engine.cpu_threads", 0, 1024, PALU_FIELD(engine.cpu_threads),
               "Threads of the CPU kernels. 0: all cores."),
+      Choice(
+          "engine.cuda_activations", {"bf16", "f32"}, PALU_FIELD(engine.cuda_activations),
+          "Arithmetic on GPUs. bf16: tensor cores; f32: exact and much slower, for comparisons."),
       Integer("engine.max_sequences", 1, 65536, PALU_FIELD(engine.max_sequences),
               "Sequences that run at once; a request with n > 1 is n sequences."),
       Integer("engine.step_tokens", 1, 1 << 20, PALU_FIELD(engine.step_tokens),

@@ -14,9 +14,11 @@ struct ModelOptions {
 };
 
 struct EngineOptions {
-  std::string device = "auto";    // auto | cpu | cuda:N
-  std::string cpu_isa = "auto";   // auto | portable | avx2 | avx512 | avx512_bf16
-  int cpu_threads = 0;            // 0: all cores
+  std::string device = "auto";   // auto | cpu | cuda:N
+  std::string cpu_isa = "auto";  // auto | portable | avx2 | avx512 | avx512_bf16
+  int cpu_threads = 0;           // 0: all cores
+  // bf16 (fast) | f32 (exact: the CPU's results up to the order of sums); on GPUs only.
+  std::string cuda_activations = "bf16";
   int max_sequences = 64;         // running at once
   int step_tokens = 512;          // token budget of one step
   int max_queue_requests = 1024;  // waiting requests

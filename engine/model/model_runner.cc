@@ -84,10 +84,28 @@ uint64_t StepKey(const StepBatch& batch) {
   return key | 1;
 }
 
+DType CudaActivations(const EngineOptions& engine) {
+  if (engine.cuda_activations == "bf16") return DType::kBF16;
+  if (engine.cuda_activations == "f32") return DType::kF32;
+  throw LoadError("engine.cuda_activations: found \"" + engine.cuda_activations +
+                  "\", expected bf16 or f32");
+}
+
+// What a model is made of, before it is on a backend.
+struct Checkpoint {
+  ModelConfig config;
+  std::vector<LayerPlan> plan;
+  Safetensors files;
+};
+
+// Called with the backend that the model will run on.
+using OpenCheckpoint = std::function<Checkpoint(const Backend&)>;
+
 // The model on its backend. Members are destroyed in reverse order: the backend last.
 class LoadedModel final : public ModelRunner {
  public:
-  LoadedModel(const ModelOptions& model, const EngineOptions& engine, const CacheOptions& cache);
+  LoadedModel(const OpenCheckpoint& open, const ModelOptions& model, const EngineOptions& engine,
+              const CacheOptions& cache);
 
   StepResult Run(const StepBatch& batch) override;
   PhaseTimes last_times() const override { return times_; }
@@ -125,18 +143,19 @@ class LoadedModel final : public ModelRunner {
   LogitsObserver observer_;
 };
 
-LoadedModel::LoadedModel(const ModelOptions& model, const EngineOptions& engine,
-                         const CacheOptions& cache) {
+LoadedModel::LoadedModel(const OpenCheckpoint& open, const ModelOptions& model,
+                         const EngineOptions& engine, const CacheOptions& cache) {
   CheckOptions(engine, cache);
-  config_ = ModelConfig::Load(model.path);
+  backend_ = CreateBackend({.device = engine.device,
+                            .cpu_isa = engine.cpu_isa,
+                            .cpu_threads = engine.cpu_threads,
+                            .cuda_activations = CudaActivations(engine)});
+  Checkpoint checkpoint = open(*backend_);
+  config_ = std::move(checkpoint.config);
   max_context_ = ContextLimit(model, config_);
-  const std::vector<LayerPlan> plan = LoadPlan(model.path, config_);
-  Safetensors files = Safetensors::OpenDirectory(model.path);
-  specs_ = ResolveCache(plan, cache, files);
+  specs_ = ResolveCache(checkpoint.plan, cache, checkpoint.files);
   layout_ = std::make_unique<LatentLayout>(specs_, cache.block_tokens);
-  backend_ = CreateBackend(
-      {.device = engine.device, .cpu_isa = engine.cpu_isa, .cpu_threads = engine.cpu_threads});
-  weights_ = Weights::Load(std::move(files), config_, specs_, backend_.get());
+  weights_ = Weights::Load(std::move(checkpoint.files), config_, specs_, backend_.get());
   BuildWorkspace(engine);
   BuildCache(cache);
 }
@@ -225,19 +244,46 @@ void LoadedModel::Observe(int64_t first_row, const Tensor& logits) {
   observer_(first_row, host);
 }
 
-}  // namespace
-
-std::unique_ptr<ModelRunner> ModelRunner::Load(const ModelOptions& model,
-                                               const EngineOptions& engine,
-                                               const CacheOptions& cache) {
+std::unique_ptr<ModelRunner> LoadModelOnBackend(const OpenCheckpoint& open,
+                                                const ModelOptions& model,
+                                                const EngineOptions& engine,
+                                                const CacheOptions& cache) {
   try {
-    return std::make_unique<LoadedModel>(model, engine, cache);
+    return std::make_unique<LoadedModel>(open, model, engine, cache);
   } catch (const std::bad_alloc&) {
     throw LoadError(model.path + ": not enough memory on device " + engine.device +
                     " for weights, workspace and a cache of cache.memory = " +
                     std::to_string(cache.memory_bytes) + " bytes (0: a fraction " +
                     std::to_string(cache.memory_fraction) + " of what is free)");
   }
+}
+
+}  // namespace
+
+std::unique_ptr<ModelRunner> ModelRunner::Load(const ModelOptions& model,
+                                               const EngineOptions& engine,
+                                               const CacheOptions& cache) {
+  const auto open = [&](const Backend&) -> Checkpoint {
+    ModelConfig config = ModelConfig::Load(model.path);
+    std::vector<LayerPlan> plan = LoadPlan(model.path, config);
+    return {std::move(config), std::move(plan), Safetensors::OpenDirectory(model.path)};
+  };
+  return LoadModelOnBackend(open, model, engine, cache);
+}
+
+std::unique_ptr<ModelRunner> ModelRunner::LoadDummy(const DummyModel& dummy,
+                                                    const ModelOptions& model,
+                                                    const EngineOptions& engine,
+                                                    const CacheOptions& cache) {
+  const auto open = [&](const Backend& backend) -> Checkpoint {
+    ModelConfig config = ModelConfig::Parse(dummy.config_json, dummy.name);
+    std::vector<LayerPlan> plan = DummyPlan(dummy, config);
+    Safetensors files = DummyCheckpoint(dummy, config, plan, backend.host_memory());
+    return {std::move(config), std::move(plan), std::move(files)};
+  };
+  ModelOptions named = model;
+  named.path = dummy.name;
+  return LoadModelOnBackend(open, named, engine, cache);
 }
 
 }  // namespace palu

@@ -11,6 +11,7 @@
 #include "config/engine_config.h"
 #include "engine/cache/latent_layout.h"
 #include "engine/engine.h"
+#include "engine/model/dummy_checkpoint.h"
 #include "engine/model/model_config.h"
 #include "engine/step_batch.h"
 #include "kernels/backend.h"
@@ -39,6 +40,11 @@ class ModelRunner : public StepRunner {
   // std::runtime_error (one line) when something is wrong or does not fit, with the arithmetic.
   static std::unique_ptr<ModelRunner> Load(const ModelOptions& model, const EngineOptions& engine,
                                            const CacheOptions& cache);
+  // The same for a model without a checkpoint: random weights of its shapes, for benchmarks.
+  // model.path is not read.
+  static std::unique_ptr<ModelRunner> LoadDummy(const DummyModel& dummy, const ModelOptions& model,
+                                                const EngineOptions& engine,
+                                                const CacheOptions& cache);
 
   virtual const ModelConfig& config() const = 0;
   virtual const CacheReport& cache_report() const = 0;

@@ -171,8 +171,17 @@ class Safetensors::Mapping {
 Safetensors::Safetensors(std::string path) : path_(std::move(path)) {}
 
 SafetensorsMap Safetensors::Map(const std::string& path) {
-  mappings_.push_back(std::make_shared<const Mapping>(path));
-  return ParseSafetensors(mappings_.back()->bytes(), path, &metadata_);
+  const auto mapping = std::make_shared<const Mapping>(path);
+  mappings_.push_back(mapping);
+  return ParseSafetensors(mapping->bytes(), path, &metadata_);
+}
+
+Safetensors Safetensors::FromMemory(const std::string& path, SafetensorsMap entries,
+                                    std::shared_ptr<const void> memory) {
+  Safetensors result(path);
+  result.entries_ = std::move(entries);
+  result.mappings_.push_back(std::move(memory));
+  return result;
 }
 
 Safetensors Safetensors::OpenFile(const std::string& path) {

@@ -41,6 +41,9 @@ class Safetensors {
   static Safetensors OpenFile(const std::string& path);
   // model.safetensors, or the shards named by model.safetensors.index.json. Throws LoadError.
   static Safetensors OpenDirectory(const std::string& directory);
+  // Entries that point into memory, which is kept; path is for messages.
+  static Safetensors FromMemory(const std::string& path, SafetensorsMap entries,
+                                std::shared_ptr<const void> memory);
 
   Safetensors(Safetensors&&) = default;
   Safetensors& operator=(Safetensors&&) = default;
@@ -57,7 +60,7 @@ class Safetensors {
   SafetensorsMap Map(const std::string& path);
 
   std::string path_;
-  std::vector<std::shared_ptr<const Mapping>> mappings_;
+  std::vector<std::shared_ptr<const void>> mappings_;
   SafetensorsMap entries_;
   std::map<std::string, std::string> metadata_;
 };

@@ -13,6 +13,13 @@ using Clock = RequestTiming::Clock;
 
 double Seconds(Clock::duration duration) { return std::chrono::duration<double>(duration).count(); }
 
+// Empty unless asked for.
+std::vector<float> TakeEmbedding(RequestState* request) {
+  std::vector<float> embedding = std::move(request->pooled);
+  for (float& value : embedding) value /= static_cast<float>(request->pooled_tokens);
+  return embedding;
+}
+
 }  // namespace
 
 void Engine::Impl::Loop() {
@@ -101,7 +108,8 @@ void Engine::Impl::Deliver() {
   UpdateGauges();
   for (RequestState* request : events_.prompts_done) {
     request->stream->PublishPrompt(static_cast<int>(request->request.prompt.size()),
-                                   request->cached_tokens, std::move(request->prompt_logprobs));
+                                   request->cached_tokens, std::move(request->prompt_logprobs),
+                                   TakeEmbedding(request));
   }
   for (auto& [request, delta] : events_.deltas) request->stream->Publish(std::move(delta));
   unfinished_ -= static_cast<int>(events_.ended.size());

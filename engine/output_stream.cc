@@ -45,11 +45,12 @@ bool OutputStream::choice_stopped(int choice) const {
 }
 
 void OutputStream::PublishPrompt(int prompt_tokens, int cached_tokens,
-                                 std::vector<OutputToken> logprobs) {
+                                 std::vector<OutputToken> logprobs, std::vector<float> embedding) {
   std::unique_lock<std::mutex> lock(mutex_);
   pending_.prompt_tokens = prompt_tokens;
   pending_.cached_tokens = cached_tokens;
   pending_.prompt_logprobs = std::move(logprobs);
+  pending_.embedding = std::move(embedding);
   NotifyLocked(lock);
 }
 

@@ -18,6 +18,7 @@ namespace palu {
 struct OutputBatch {
   std::vector<OutputDelta> deltas;           // at most one per choice: unread deltas coalesce
   std::vector<OutputToken> prompt_logprobs;  // once, if asked for; entry i is prompt token i + 1
+  std::vector<float> embedding;              // once, if asked for; [D]
   bool finished = false;                     // every choice has ended; nothing follows
   Status status;                             // set with finished; not ok: the request failed
   int prompt_tokens = 0;
@@ -44,7 +45,8 @@ class OutputStream {
   // Engine's side.
   bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
   bool choice_stopped(int choice) const;
-  void PublishPrompt(int prompt_tokens, int cached_tokens, std::vector<OutputToken> logprobs);
+  void PublishPrompt(int prompt_tokens, int cached_tokens, std::vector<OutputToken> logprobs,
+                     std::vector<float> embedding = {});
   void Publish(OutputDelta delta);
   void Finish(Status status, const RequestTiming& timing);
   int unread_tokens() const { return unread_tokens_.load(std::memory_order_relaxed); }

@@ -25,16 +25,24 @@ struct SamplingParams {
   std::vector<int32_t> allowed_token_ids;  // empty: all
   std::vector<int32_t> stop_token_ids;     // besides the model's eos ids
   bool ignore_eos = false;
+  // Token sequences, none empty, that must not come about in the answer: the last token of one is
+  // banned where the answer ends with those before it.
+  std::vector<std::vector<int32_t>> bad_words;
   int num_logprobs = -1;         // -1: none; 0..20 top entries beside the chosen token
   int num_prompt_logprobs = -1;  // likewise for every prompt token but the first
 };
+
+// One vector made of a prompt's final hidden states (after the last norm).
+enum class Pooling { kNone, kMean, kLast };
 
 struct Request {
   std::string id;
   std::vector<int32_t> prompt;  // not empty
   SamplingParams sampling;
-  int n = 1;         // choices; they share the prompt's blocks
-  int priority = 0;  // lower first
+  int n = 1;                         // choices; they share the prompt's blocks
+  int priority = 0;                  // lower first
+  Pooling pooling = Pooling::kNone;  // if not: max_tokens is 0, and the prompt's vector is given
+  uint64_t cache_salt = 0;           // prompts share cached blocks only under the same salt
   std::optional<std::chrono::steady_clock::time_point> deadline;
 };
 

@@ -53,6 +53,9 @@ Status CheckCounts(const Request& request) {
   if (request.n < 1 || request.n > kMaxChoices) {
     return Expected("n", "in [1, 128]", request.n);
   }
+  if (request.pooling != Pooling::kNone && (p.max_tokens != 0 || request.n != 1)) {
+    return InvalidArgument("an embedding is made of a prompt alone", "max_tokens");
+  }
   if (p.max_tokens < 0) return Expected("max_tokens", "at least 0", p.max_tokens);
   if (p.min_tokens < 0) return Expected("min_tokens", "at least 0", p.min_tokens);
   if (p.min_tokens > p.max_tokens) {
@@ -75,6 +78,10 @@ Status CheckTokens(const Request& request, int vocab_size) {
   if (request.prompt.empty()) return InvalidArgument("the prompt has no tokens", "prompt");
   if (Status s = CheckIds("prompt", request.prompt, vocab_size); !s.ok()) return s;
   if (Status s = CheckIds("stop_token_ids", p.stop_token_ids, vocab_size); !s.ok()) return s;
+  for (const auto& word : p.bad_words) {
+    if (word.empty()) return InvalidArgument("bad_words has an empty word", "bad_words");
+    if (Status s = CheckIds("bad_words", word, vocab_size); !s.ok()) return s;
+  }
   if (Status s = CheckIds("allowed_token_ids", p.allowed_token_ids, vocab_size); !s.ok()) return s;
   for (const auto& [id, bias] : p.logit_bias) {
     if (Status s = CheckIds("logit_bias", {id}, vocab_size); !s.ok()) return s;

@@ -60,6 +60,7 @@ class Scheduler {
   // scheduler_commit.cc
   size_t CommitSequence(Sequence* sequence, size_t row, TimePoint now, StepResult* result,
                         StepEvents* events);
+  size_t CommitPooled(Sequence* sequence, size_t row, const StepResult& result);
   void Fork(Sequence* leader, Sequence* follower);
   void AppendToken(Sequence* sequence, OutputToken token, TimePoint now, StepEvents* events);
   void FinishSequence(Sequence* sequence, OutputDelta delta, TimePoint now, StepEvents* events);

@@ -15,9 +15,11 @@ PrefixCache::Match Scheduler::TakePrefix(const Sequence& sequence) {
   const RequestState& request = *sequence.request;
   const bool scores_prompt =
       request.request.sampling.num_prompt_logprobs >= 0 && !request.prompt_done;
-  if (!prefix_cache_ || scores_prompt) return {};
+  const PrefixCache::NodeId root = PrefixCache::SaltedRoot(request.request.cache_salt);
+  const bool pools_all = request.request.pooling == Pooling::kMean;
+  if (!prefix_cache_ || scores_prompt || pools_all) return {{}, root};
   // The last token is always computed: its logits are needed.
-  return prefix_cache_->Take(sequence.tokens, sequence.length() - 1);
+  return prefix_cache_->Take(sequence.tokens, sequence.length() - 1, root);
 }
 
 int32_t Scheduler::AllocateBlock() {
@@ -37,7 +39,7 @@ void Scheduler::ReleaseBlocks(Sequence* sequence) {
   for (auto block = blocks.rbegin(); block != blocks.rend(); ++block) ReleaseBlock(*block);
   blocks.clear();
   sequence->hashed_blocks = 0;
-  sequence->hashed_node = PrefixCache::kRoot;
+  sequence->hashed_node = PrefixCache::SaltedRoot(sequence->request->request.cache_salt);
 }
 
 void Scheduler::CacheFullBlocks(Sequence* sequence) {

@@ -20,11 +20,24 @@ bool Contains(const std::vector<int32_t>& ids, int32_t id) {
 }  // namespace
 
 void Scheduler::Commit(TimePoint now, const StepPlan& plan, StepResult result, StepEvents* events) {
-  size_t row = 0;
+  size_t row = 0, pooled = 0;
   for (Sequence* sequence : plan.sequences) {
+    pooled = CommitPooled(sequence, pooled, result);
     row = CommitSequence(sequence, row, now, &result, events);
   }
-  PALU_CHECK(row == result.tokens.size());
+  PALU_CHECK(row == result.tokens.size() && pooled == result.hidden.size());
+}
+
+size_t Scheduler::CommitPooled(Sequence* sequence, size_t row, const StepResult& result) {
+  RequestState* request = sequence->request;
+  const auto [begin, end] = PooledRows(*sequence);
+  for (int position = begin; position < end; ++position, ++row) {
+    const std::vector<float>& hidden = result.hidden[row];
+    request->pooled.resize(hidden.size());
+    for (size_t i = 0; i < hidden.size(); ++i) request->pooled[i] += hidden[i];
+    ++request->pooled_tokens;
+  }
+  return row;
 }
 
 size_t Scheduler::CommitSequence(Sequence* sequence, size_t row, TimePoint now, StepResult* result,

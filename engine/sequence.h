@@ -60,6 +60,8 @@ struct RequestState {
   bool prompt_done = false;
   int cached_tokens = 0;  // of the prompt, when it was first started
   std::vector<OutputToken> prompt_logprobs;
+  std::vector<float> pooled;  // sum of pooled_tokens hidden states
+  int pooled_tokens = 0;
   bool any_length = false;  // a choice ended with kLength
 
   bool started() const { return timing.scheduled != RequestTiming::Clock::time_point{}; }

@@ -11,6 +11,7 @@ void StepBatch::Clear() {
   block_tables.clear();
   max_blocks = 0;
   rows.clear();
+  pooled_tokens.clear();
   block_copies.clear();
 }
 

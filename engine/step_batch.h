@@ -30,7 +30,8 @@ struct StepBatch {
   std::vector<int64_t> slot_mapping;  // [T]
   std::vector<int32_t> block_tables;  // [S, max_blocks], unused entries -1
   int max_blocks = 0;
-  std::vector<SampleRow> rows;  // [R]
+  std::vector<SampleRow> rows;         // [R]
+  std::vector<int32_t> pooled_tokens;  // [P] rows of token_ids whose final hidden state is wanted
   // Copies made before the step runs: (from block, to block). Copy-on-write of shared blocks. To be
   // made in this order: a block may be copied from and later be overwritten by another copy.
   std::vector<std::pair<int32_t, int32_t>> block_copies;
@@ -41,7 +42,8 @@ struct StepBatch {
 };
 
 struct StepResult {
-  std::vector<OutputToken> tokens;  // [R], in the order of rows
+  std::vector<OutputToken> tokens;         // [R], in the order of rows
+  std::vector<std::vector<float>> hidden;  // [P][D], in the order of pooled_tokens
 };
 
 // Runs steps. The real one is model/model_runner; tests use a fake. Called by the engine thread

@@ -7,7 +7,7 @@ namespace {
 
 bool UsesHistory(const SamplingParams& params) {
   return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
-         params.frequency_penalty != 0.0f;
+         params.frequency_penalty != 0.0f || !params.bad_words.empty();
 }
 
 SampleRow DrawRow(const Sequence& sequence, int token_index) {
@@ -70,6 +70,18 @@ std::pair<int, int> PromptRows(const Sequence& sequence) {
   return {begin, std::max(begin, end)};
 }
 
+std::pair<int, int> PooledRows(const Sequence& sequence) {
+  const RequestState& state = *sequence.request;
+  if (state.request.pooling == Pooling::kNone) return {0, 0};
+  const int end = sequence.computed + sequence.scheduled;
+  if (state.request.pooling == Pooling::kLast) {
+    return end == sequence.prompt ? std::pair{end - 1, end} : std::pair{0, 0};
+  }
+  // After a preemption what is already in the sum is not added again.
+  const int begin = std::max(sequence.computed, state.pooled_tokens);
+  return {begin, std::max(begin, end)};
+}
+
 bool DrawsToken(const Sequence& sequence) {
   return sequence.scheduled == sequence.remaining() &&
          sequence.request->request.sampling.max_tokens > 0;
@@ -94,6 +106,10 @@ void BuildStepBatch(const StepPlan& plan, int block_tokens, StepBatch* batch) {
       batch->slot_mapping.push_back(sequence->table.Slot(position, block_tokens));
     }
     AppendRows(*sequence, base, &batch->rows);
+    const auto [first_pooled, end_pooled] = PooledRows(*sequence);
+    for (int position = first_pooled; position < end_pooled; ++position) {
+      batch->pooled_tokens.push_back(base + position - sequence->computed);
+    }
     batch->cu_seqlens.push_back(batch->num_tokens());
     batch->context_lens.push_back(context);
     std::copy_n(sequence->table.blocks.begin(), BlocksForTokens(context, block_tokens), table_row);

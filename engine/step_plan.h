@@ -46,6 +46,8 @@ struct StepEvents {
   void Clear();
 };
 
+// The prompt positions [first, second) whose final hidden state is pooled in this step.
+std::pair<int, int> PooledRows(const Sequence& sequence);
 // The prompt positions [first, second) whose next token is scored in this step.
 std::pair<int, int> PromptRows(const Sequence& sequence);
 // True if this step reaches the sequence's last token, so that it and its followers draw one.

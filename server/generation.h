@@ -26,6 +26,9 @@ struct GenerationSpec {
   SamplingParams sampling;                    // max_tokens is set by the mapper
   int n = 1;
   int priority = 0;
+  Pooling pooling = Pooling::kNone;  // if not: no generation, one vector per prompt
+  std::vector<std::string> bad_words;
+  std::string cache_salt;  // empty: none
   std::vector<std::string> stop;
   bool include_stop_str = false;
   bool skip_special_tokens = true;  // in the output

@@ -233,7 +233,8 @@ asio::awaitable<bool> HttpConnection::Refuse(ReadFailure failure, const Parser& 
   options.request_id = NewRequestId();
   BufferedReply reply(options, [] {});
   reply.Respond(shared_->handler->Refuse(failure.status, failure.message));
-  const bool complete = co_await WriteAll(reply.Take().bytes);
+  const std::string bytes = reply.Take().bytes;
+  const bool complete = co_await WriteAll(bytes);
   const std::string method =
       parser.is_header_done() ? std::string(parser.get().method_string()) : "?";
   Log(reply, method, options.request_id, complete, Clock::now());
@@ -289,9 +290,8 @@ asio::awaitable<bool> HttpConnection::Exchange(std::shared_ptr<BufferedReply> re
   while (!gone_) {
     BufferedReply::Outbox outbox = reply->Take();
     if (!outbox.bytes.empty()) {
-      const size_t size = outbox.bytes.size();
-      if (!co_await WriteAll(std::move(outbox.bytes))) break;
-      reply->Sent(size);
+      if (!co_await WriteAll(outbox.bytes)) break;
+      reply->Sent(outbox.bytes.size());
     }
     if (outbox.finished) {
       complete = true;
@@ -301,6 +301,8 @@ asio::awaitable<bool> HttpConnection::Exchange(std::shared_ptr<BufferedReply> re
       watched = watching_ = watch_running_ = true;
       asio::co_spawn(socket_.get_executor(), Watch(reply), asio::detached);
     }
+    // What came while these bytes were being written woke nobody.
+    if (!outbox.bytes.empty()) continue;
     const auto waiting_since = Clock::now();
     const bool streaming = reply->streaming();
     co_await WaitForWork(streaming);
@@ -349,7 +351,7 @@ asio::awaitable<void> HttpConnection::StopWatch() {
   }
 }
 
-asio::awaitable<bool> HttpConnection::WriteAll(std::string bytes) {
+asio::awaitable<bool> HttpConnection::WriteAll(std::string_view bytes) {
   size_t written = 0;
   while (written < bytes.size()) {
     ArmWrite();

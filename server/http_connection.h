@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "config/server_config.h"
 #include "server/http_reply.h"
@@ -66,7 +67,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   boost::asio::awaitable<bool> Exchange(std::shared_ptr<BufferedReply> reply);
   boost::asio::awaitable<void> Watch(std::shared_ptr<BufferedReply> reply);
   boost::asio::awaitable<void> StopWatch();
-  boost::asio::awaitable<bool> WriteAll(std::string bytes);
+  boost::asio::awaitable<bool> WriteAll(std::string_view bytes);
   boost::asio::awaitable<void> WaitForWork(bool streaming);
   boost::asio::awaitable<void> LingeringClose();
   void Arm(Clock::time_point deadline);

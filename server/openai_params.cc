@@ -80,6 +80,19 @@ void ReadStreaming(JsonFields* fields, OpenAiOptions* options) {
   }
 }
 
+// best_of choices are made, and n of them shown.
+void ReadBestOf(JsonFields* fields, GenerationSpec* spec, OpenAiOptions* options) {
+  int best_of = spec->n;
+  fields->Int("best_of", 1, kMaxChoices, &best_of);
+  if (best_of < spec->n) fields->Fail("best_of", "must not be less than 'n'");
+  if (best_of == spec->n) return;
+  if (options->stream) {
+    fields->Fail("best_of", "must equal 'n' when 'stream' is true: the best are known at the end");
+  }
+  options->keep = spec->n;
+  spec->n = best_of;
+}
+
 bool AsksForNothing(const nlohmann::json& value) {
   return (value.is_boolean() && !value.get<bool>()) || (value.is_structured() && value.empty()) ||
          (value.is_string() && value.get_ref<const std::string&>().empty());
@@ -100,33 +113,41 @@ void ReadSharedParams(JsonFields* fields, GenerationSpec* spec, OpenAiOptions* o
   if (spec->truncate_prompt_tokens == 0) {
     fields->Fail("truncate_prompt_tokens", "must be -1 or at least 1");
   }
+  fields->Strings("bad_words", &spec->bad_words);
+  if (fields->Has("cache_salt")) {
+    fields->String("cache_salt", &spec->cache_salt);
+    if (spec->cache_salt.empty()) fields->Fail("cache_salt", "must be a non-empty string");
+  }
   std::string user;
   fields->String("user", &user);
   ReadSampling(fields, &spec->sampling);
   ReadStreaming(fields, options);
   fields->Int("prompt_logprobs", 0, 20, &options->prompt_logprobs);
-  if (options->stream && options->prompt_logprobs >= 0) {
-    fields->Fail("prompt_logprobs", "is not available when 'stream' is true");
-  }
-  RefuseUnsupported(fields, spec->n);
+  ReadBestOf(fields, spec, options);
+  RefuseUnsupported(fields);
 }
 
-void RefuseUnsupported(JsonFields* fields, int n) {
-  static constexpr std::array kUnsupported = {
-      "suffix",         "bad_words",          "tools",         "functions",
-      "function_call",  "guided_json",        "guided_regex",  "guided_choice",
-      "guided_grammar", "structured_outputs", "prompt_embeds", "logits_processors",
-      "audio",          "use_beam_search",    "prediction",    "structural_tag"};
+void RefuseUnsupported(JsonFields* fields) {
+  static constexpr std::array kUnsupported = {"suffix",
+                                              "tools",
+                                              "functions",
+                                              "function_call",
+                                              "guided_json",
+                                              "guided_regex",
+                                              "guided_choice",
+                                              "guided_grammar",
+                                              "structured_outputs",
+                                              "prompt_embeds",
+                                              "logits_processors",
+                                              "audio",
+                                              "use_beam_search",
+                                              "prediction",
+                                              "structural_tag"};
   for (const char* name : kUnsupported) {
     const nlohmann::json* value = fields->Get(name);
     if (value != nullptr && !AsksForNothing(*value)) {
       fields->Fail(name, "is not supported by this server yet");
     }
-  }
-  std::optional<int> best_of;
-  fields->OptionalInt("best_of", 1, kMaxChoices, &best_of);
-  if (best_of && *best_of != n) {
-    fields->Fail("best_of", "is not supported by this server yet, unless it equals 'n'");
   }
   bool parallel_tool_calls = true;
   fields->Bool("parallel_tool_calls", &parallel_tool_calls);

@@ -12,6 +12,6 @@ void ReadSharedParams(JsonFields* fields, GenerationSpec* spec, OpenAiOptions* o
 
 // Refuses fields that mean something we do not do, unless their value asks for nothing. A client
 // must never believe that such a field had an effect.
-void RefuseUnsupported(JsonFields* fields, int n);
+void RefuseUnsupported(JsonFields* fields);
 
 }  // namespace palu

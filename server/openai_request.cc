@@ -7,6 +7,7 @@
 #include "server/chat_messages.h"
 #include "server/json_fields.h"
 #include "server/openai_params.h"
+#include "server/openai_prompts.h"
 
 namespace palu {
 namespace {
@@ -14,59 +15,6 @@ namespace {
 constexpr int kMaxInt = std::numeric_limits<int32_t>::max();
 constexpr int kCompletionDefaultMaxTokens = 16;
 constexpr int kMaxLogprobs = 20;
-
-bool IsTokenId(const nlohmann::json& value) {
-  const std::optional<int64_t> id = AsInteger(value);
-  return id && *id >= 0 && *id <= kMaxInt;
-}
-
-std::optional<Prompt> TokenPrompt(const nlohmann::json& ids, const std::string& path,
-                                  JsonFields* fields) {
-  std::vector<int32_t> tokens;
-  tokens.reserve(ids.size());
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (!IsTokenId(ids[i])) {
-      fields->Fail(path + "[" + std::to_string(i) + "]", "must be a token id");
-      return std::nullopt;
-    }
-    tokens.push_back(static_cast<int32_t>(*AsInteger(ids[i])));
-  }
-  return tokens;
-}
-
-// A string, [string], [int] or [[int]].
-void ReadPrompts(JsonFields* fields, std::vector<Prompt>* prompts) {
-  const nlohmann::json* value = fields->Get("prompt");
-  if (value == nullptr) return fields->Fail("prompt", "is required");
-  if (value->is_string()) {
-    prompts->emplace_back(value->get<std::string>());
-    return;
-  }
-  if (!value->is_array() || value->empty()) {
-    return fields->Fail("prompt",
-                        "must be a string, an array of strings, an array of token ids or an array "
-                        "of such arrays, and not empty");
-  }
-  if (value->front().is_number()) {
-    if (auto prompt = TokenPrompt(*value, "prompt", fields)) prompts->push_back(std::move(*prompt));
-    return;
-  }
-  const bool strings = value->front().is_string();
-  for (size_t i = 0; i < value->size(); ++i) {
-    const nlohmann::json& item = (*value)[i];
-    const std::string path = "prompt[" + std::to_string(i) + "]";
-    if (strings && item.is_string()) {
-      prompts->emplace_back(item.get<std::string>());
-    } else if (!strings && item.is_array()) {
-      auto prompt = TokenPrompt(item, path, fields);
-      if (!prompt) return;
-      prompts->push_back(std::move(*prompt));
-    } else {
-      return fields->Fail(
-          path, strings ? "must be a string like the first one" : "must be an array of token ids");
-    }
-  }
-}
 
 void ReadTemplateFields(JsonFields* fields, ChatTemplateInput* chat) {
   fields->Bool("add_generation_prompt", &chat->add_generation_prompt);
@@ -95,6 +43,7 @@ void ReadTemplateFields(JsonFields* fields, ChatTemplateInput* chat) {
 // The engine gives alternatives for prompt tokens too when the prompt is echoed with logprobs.
 void SetLogprobs(OpenAiOptions* options, SamplingParams* sampling) {
   if (options->logprobs) sampling->num_logprobs = options->top_logprobs;
+  if (options->keep > 0) sampling->num_logprobs = std::max(sampling->num_logprobs, 0);
   sampling->num_prompt_logprobs = options->prompt_logprobs;
   if (options->echo && options->logprobs) {
     sampling->num_prompt_logprobs = std::max(options->prompt_logprobs, options->top_logprobs);
@@ -109,7 +58,7 @@ Result<CompletionRequest> ParseCompletionRequest(std::string_view body) {
   CompletionRequest request;
   JsonFields fields(*json, "");
   ReadSharedParams(&fields, &request.spec, &request.options);
-  ReadPrompts(&fields, &request.spec.prompts);
+  ReadPrompts(&fields, "prompt", &request.spec.prompts);
   request.spec.default_max_tokens = kCompletionDefaultMaxTokens;
   fields.OptionalInt("max_tokens", 0, kMaxInt, &request.spec.max_tokens);
   fields.OptionalInt("max_completion_tokens", 0, kMaxInt, &request.spec.max_tokens);

@@ -24,6 +24,7 @@ struct OpenAiOptions {
   bool logprobs = false;
   int top_logprobs = 0;  // entries shown per token; meaningful with logprobs
   int prompt_logprobs = -1;
+  int keep = 0;  // of the n choices the likeliest so many are shown; 0: all
 };
 
 struct CompletionRequest {

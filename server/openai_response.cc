@@ -1,5 +1,7 @@
 #include "server/openai_response.h"
 
+#include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "server/error_table.h"
@@ -52,7 +54,7 @@ void UnaryResponse::Add(const PumpOutput& output) {
   for (const ChoiceDelta& delta : output.deltas) {
     Choice& choice = choices_[static_cast<size_t>(delta.index)];
     choice.text += delta.text;
-    if (context_.options.logprobs) {
+    if (context_.options.logprobs || context_.options.keep > 0) {
       choice.tokens.insert(choice.tokens.end(), delta.tokens.begin(), delta.tokens.end());
     }
     if (!delta.finish) continue;
@@ -68,11 +70,28 @@ nlohmann::ordered_json UnaryResponse::PromptLogprobsJsonOf(size_t prompt) const 
                             *context_.tokenizer);
 }
 
-nlohmann::ordered_json UnaryResponse::ChoiceJson(size_t index) const {
+std::vector<size_t> UnaryResponse::Shown(size_t prompt) const {
+  const auto n = static_cast<size_t>(context_.n);
+  std::vector<size_t> shown(n);
+  std::iota(shown.begin(), shown.end(), prompt * n);
+  if (context_.options.keep == 0) return shown;
+  // By log-probability per token, so that short answers have no advantage.
+  const auto score = [this](size_t index) {
+    double sum = 0;
+    for (const OutputToken& token : choices_[index].tokens) sum += token.logprob;
+    return sum / static_cast<double>(std::max<size_t>(choices_[index].tokens.size(), 1));
+  };
+  std::stable_sort(shown.begin(), shown.end(),
+                   [&](size_t a, size_t b) { return score(a) > score(b); });
+  shown.resize(static_cast<size_t>(context_.options.keep));
+  return shown;
+}
+
+nlohmann::ordered_json UnaryResponse::ChoiceJson(size_t index, size_t shown_index) const {
   const Choice& choice = choices_[index];
   const OpenAiOptions& options = context_.options;
   const size_t prompt = index / static_cast<size_t>(context_.n);
-  nlohmann::ordered_json json = {{"index", index}};
+  nlohmann::ordered_json json = {{"index", shown_index}};
   nlohmann::ordered_json logprobs;
   if (options.chat) {
     json["message"] = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
@@ -108,7 +127,9 @@ std::string UnaryResponse::Body() const {
       {"created", context_.created},
       {"model", context_.model}};
   nlohmann::ordered_json& choices = json["choices"] = nlohmann::ordered_json::array();
-  for (size_t i = 0; i < choices_.size(); ++i) choices.push_back(ChoiceJson(i));
+  for (size_t prompt = 0; prompt < prompt_logprobs_.size(); ++prompt) {
+    for (const size_t index : Shown(prompt)) choices.push_back(ChoiceJson(index, choices.size()));
+  }
   json["usage"] = UsageJson(usage_);
   if (context_.options.chat && context_.options.prompt_logprobs >= 0) {
     json["prompt_logprobs"] = PromptLogprobsJsonOf(0);

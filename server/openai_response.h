@@ -52,7 +52,9 @@ class UnaryResponse {
     std::vector<OutputToken> tokens;
     ChoiceDelta last;  // finish and reason
   };
-  nlohmann::ordered_json ChoiceJson(size_t index) const;
+  nlohmann::ordered_json ChoiceJson(size_t index, size_t shown_index) const;
+  // Choices of a prompt that are shown, in order.
+  std::vector<size_t> Shown(size_t prompt) const;
   nlohmann::ordered_json PromptLogprobsJsonOf(size_t prompt) const;
 
   const ResponseContext context_;
@@ -84,6 +86,7 @@ class StreamResponse {
   const ResponseContext context_;
   std::vector<Choice> choices_;
   std::vector<std::vector<OutputToken>> prompt_logprobs_;
+  bool prompt_told_ = false;  // chats: with the first chunk
 };
 
 }  // namespace palu

@@ -45,6 +45,11 @@ std::string StreamResponse::ChatEvents(const ChoiceDelta& delta, const Generatio
     }
     nlohmann::ordered_json chunk = Chunk();
     chunk["choices"].push_back(std::move(json));
+    if (!last && !prompt_told_ && context_.options.prompt_logprobs >= 0) {
+      prompt_told_ = true;
+      chunk["prompt_logprobs"] = PromptLogprobsJson(
+          prompt_logprobs_[0], context_.options.prompt_logprobs, *context_.tokenizer);
+    }
     SetUsage(usage, &chunk);
     AddEvent(chunk, &events);
   };
@@ -68,7 +73,8 @@ std::string StreamResponse::CompletionEvents(const ChoiceDelta& delta,
   Choice& choice = choices_[static_cast<size_t>(delta.index)];
   const OpenAiOptions& options = context_.options;
   const size_t prompt = static_cast<size_t>(delta.index / context_.n);
-  const bool echo = options.echo && !choice.started;
+  const bool first = !choice.started;
+  const bool echo = options.echo && first;
   choice.started = true;
   const std::string text = echo ? context_.prompt_texts[prompt] + delta.text : delta.text;
   nlohmann::ordered_json logprobs;
@@ -82,13 +88,18 @@ std::string StreamResponse::CompletionEvents(const ChoiceDelta& delta,
                       *context_.tokenizer);
     logprobs = choice.legacy.Take();
   }
-  if (text.empty() && logprobs.is_null() && !delta.finish) return {};
+  const bool tells_prompt = first && options.prompt_logprobs >= 0;
+  if (text.empty() && logprobs.is_null() && !delta.finish && !tells_prompt) return {};
   nlohmann::ordered_json json = {{"index", delta.index}, {"text", text}};
   json["logprobs"] = std::move(logprobs);
   json["finish_reason"] = nullptr;
   if (delta.finish) {
     json["finish_reason"] = FinishReasonName(*delta.finish);
     json["stop_reason"] = StopReasonJson(delta);
+  }
+  if (tells_prompt) {
+    json["prompt_logprobs"] =
+        PromptLogprobsJson(prompt_logprobs_[prompt], options.prompt_logprobs, *context_.tokenizer);
   }
   nlohmann::ordered_json chunk = Chunk();
   chunk["choices"].push_back(std::move(json));

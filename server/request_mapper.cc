@@ -1,6 +1,9 @@
 #include "server/request_mapper.h"
 
+#include <openssl/sha.h>
+
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 namespace palu {
@@ -29,11 +32,41 @@ Result<int> SettleMaxTokens(const GenerationSpec& spec, int prompt_tokens, int m
   return *spec.max_tokens;
 }
 
+// As vLLM does: the word at the start of a text, and after a space where that is one token sequence
+// of the same length with another beginning.
+std::vector<std::vector<int32_t>> EncodeBadWords(const std::vector<std::string>& words,
+                                                 const Tokenizer& tokenizer) {
+  std::vector<std::vector<int32_t>> encoded;
+  for (const std::string& word : words) {
+    const size_t start = word.find_first_not_of(" \t\r\n");
+    const std::string bare = start == std::string::npos ? word : word.substr(start);
+    std::vector<int32_t> plain = tokenizer.Encode(bare, false);
+    std::vector<int32_t> spaced = tokenizer.Encode(" " + bare, false);
+    if (plain.empty()) continue;
+    if (spaced.size() == plain.size() && spaced.front() != plain.front()) {
+      encoded.push_back(std::move(spaced));
+    }
+    encoded.push_back(std::move(plain));
+  }
+  return encoded;
+}
+
+// Of a cryptographic hash, so that nobody finds another salt with the same number.
+uint64_t SaltNumber(const std::string& salt) {
+  if (salt.empty()) return 0;
+  unsigned char digest[SHA256_DIGEST_LENGTH];
+  SHA256(reinterpret_cast<const unsigned char*>(salt.data()), salt.size(), digest);
+  uint64_t number = 0;
+  std::memcpy(&number, digest, sizeof(number));
+  return std::max<uint64_t>(number, 1);
+}
+
 }  // namespace
 
 Result<std::vector<Request>> MapGeneration(const GenerationSpec& spec, const Tokenizer& tokenizer,
                                            const EngineLimits& limits) {
   std::vector<Request> requests;
+  const auto bad_words = EncodeBadWords(spec.bad_words, tokenizer);
   for (const Prompt& prompt : spec.prompts) {
     Request request;
     request.id = spec.request_id;
@@ -41,6 +74,9 @@ Result<std::vector<Request>> MapGeneration(const GenerationSpec& spec, const Tok
     request.n = spec.n;
     request.priority = spec.priority;
     request.deadline = spec.deadline;
+    request.pooling = spec.pooling;
+    request.cache_salt = SaltNumber(spec.cache_salt);
+    request.sampling.bad_words = bad_words;
     if (const auto* text = std::get_if<std::string>(&prompt)) {
       request.prompt = tokenizer.Encode(*text, spec.add_special_tokens);
     } else {

@@ -15,8 +15,10 @@ PrefixCache::~PrefixCache() {
   PALU_CHECK(entries_.empty());
 }
 
-PrefixCache::Match PrefixCache::Take(const std::vector<int32_t>& tokens, int max_tokens) {
+PrefixCache::Match PrefixCache::Take(const std::vector<int32_t>& tokens, int max_tokens,
+                                     NodeId root) {
   Match match;
+  match.node = root;
   for (int start = 0; start + block_tokens_ <= max_tokens; start += block_tokens_) {
     const int32_t* ids = tokens.data() + start;
     Entry* entry = Find(Hash(match.node, ids), match.node, ids);

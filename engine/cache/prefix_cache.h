@@ -20,6 +20,9 @@ class PrefixCache {
   // An entry's identity; never used again once the entry is evicted.
   using NodeId = uint64_t;
   static constexpr NodeId kRoot = 0;
+  // Where the prompts of a salt begin: nothing below it is found from another root. No entry's node
+  // has the highest bit.
+  static NodeId SaltedRoot(uint64_t salt) { return salt == 0 ? kRoot : salt | NodeId{1} << 63; }
 
   // hash_mask: bits of the hash that are used; tests make collisions certain with few.
   PrefixCache(BlockAllocator* allocator, int block_tokens, uint64_t hash_mask = ~uint64_t{0});
@@ -29,10 +32,10 @@ class PrefixCache {
 
   struct Match {
     std::vector<int32_t> blocks;  // in order; one reference each was taken for the caller
-    NodeId node = kRoot;          // of the last of blocks
+    NodeId node = kRoot;          // of the last of blocks; the root if there is none
   };
-  // The longest cached prefix of tokens[0, max_tokens), in full blocks.
-  Match Take(const std::vector<int32_t>& tokens, int max_tokens);
+  // The longest cached prefix of tokens[0, max_tokens) from a root on, in full blocks.
+  Match Take(const std::vector<int32_t>& tokens, int max_tokens, NodeId root = kRoot);
 
   // Makes a full block findable as the child of parent; tokens points to its block_tokens ids. If
   // an equal entry exists, that one stays. Returns the entry's node.

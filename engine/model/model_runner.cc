@@ -5,6 +5,7 @@
 #include <new>
 
 #include "engine/cache/latent_cache.h"
+#include "engine/model/host_floats.h"
 #include "engine/model/palu_config.h"
 #include "engine/model/sampler.h"
 #include "engine/model/step_staging.h"
@@ -125,6 +126,7 @@ class LoadedModel final : public ModelRunner {
     return logits_.View(DType::kF32, {rows, config_.vocab_size});
   }
   void Observe(int64_t first_row, const Tensor& logits);
+  void ReadHidden(const StepBatch& batch, StepResult* result);
 
   std::unique_ptr<Backend> backend_;
   ModelConfig config_;
@@ -235,7 +237,29 @@ StepResult LoadedModel::Run(const StepBatch& batch) {
         LogitsOf(count), &result.tokens);
     times_.sample += Seconds(middle, Clock::now());
   }
+  if (!batch.pooled_tokens.empty()) ReadHidden(batch, &result);
   return result;
+}
+
+void LoadedModel::ReadHidden(const StepBatch& batch, StepResult* result) {
+  PackedUpload upload(backend_.get());
+  const std::span<const int32_t> tokens(batch.pooled_tokens);
+  const auto width = static_cast<size_t>(config_.hidden_size);
+  for (size_t first = 0; first < tokens.size(); first += static_cast<size_t>(max_logit_rows_)) {
+    const size_t count = std::min(tokens.size() - first, static_cast<size_t>(max_logit_rows_));
+    upload.Clear();
+    const size_t at = upload.Add(tokens.subspan(first, count));
+    upload.Upload();
+    const Tensor hidden =
+        transformer_->FinalHidden(upload.View(at, DType::kI32, {static_cast<int64_t>(count)}));
+    std::vector<std::byte> bytes(count * width * SizeOf(hidden.dtype));
+    backend_->CopyToHost(bytes.data(), hidden.data, bytes.size());
+    const std::vector<float> values = ToFloats(bytes, hidden.dtype);
+    for (size_t i = 0; i < count; ++i) {
+      const auto row = values.begin() + static_cast<std::ptrdiff_t>(i * width);
+      result->hidden.emplace_back(row, row + static_cast<std::ptrdiff_t>(width));
+    }
+  }
 }
 
 void LoadedModel::Observe(int64_t first_row, const Tensor& logits) {

@@ -6,6 +6,18 @@
 #include "kernels/check.h"
 
 namespace palu {
+namespace {
+
+// Whether the answer so far ends with all of the word but its last token.
+bool Completes(const SampleRow& row, const std::vector<int32_t>& word) {
+  if (row.history == nullptr) return false;
+  const size_t prefix = word.size() - 1;
+  const size_t answer = row.history->size() - static_cast<size_t>(row.prompt_length);
+  return prefix <= answer && std::equal(word.begin(), word.end() - 1,
+                                        row.history->end() - static_cast<std::ptrdiff_t>(prefix));
+}
+
+}  // namespace
 
 Sampler::Sampler(Backend* backend, int vocab_size, std::vector<int32_t> eos_token_ids)
     : backend_(backend),
@@ -85,6 +97,9 @@ void Sampler::AddBiases(std::span<const SampleRow> rows) {
   const float banned = -std::numeric_limits<float>::infinity();
   for (const SampleRow& row : rows) {
     for (const auto& [token, value] : row.params->logit_bias) add(token, value);
+    for (const auto& word : row.params->bad_words) {
+      if (Completes(row, word)) add(word.back(), banned);
+    }
     if (row.hold_back_stop) {
       for (const int32_t token : row.params->stop_token_ids) add(token, banned);
       if (!row.params->ignore_eos) {

@@ -218,10 +218,15 @@ void Transformer::AddToResidual(const Tensor& in, const Tensor& weight, const Te
 }
 
 void Transformer::Logits(const Tensor& rows, const Tensor& logits) {
+  const Tensor x = FinalHidden(rows);
+  backend_.Matmul({.x = x, .weight = weights_.lm_head, .bias = {}, .out = logits});
+}
+
+Tensor Transformer::FinalHidden(const Tensor& rows) {
   const Tensor x = logit_rows_.Rows(0, rows.dim(0));
   backend_.GatherRows({.x = hidden_.Rows(0, tokens_), .rows = rows, .out = x});
   Norm(x, weights_.final_norm, x);
-  backend_.Matmul({.x = x, .weight = weights_.lm_head, .bias = {}, .out = logits});
+  return x;
 }
 
 void Transformer::Norm(const Tensor& x, const Tensor& weight, const Tensor& out) {

@@ -36,6 +36,10 @@ class Transformer {
   // logits[i] = lm_head(norm(hidden state of token rows[i])), of the last Forward.
   void Logits(const Tensor& rows /* [R] i32 */, const Tensor& logits /* [R, V] f32 */);
 
+  // norm(hidden state of token rows[i]), of the last Forward; valid until the next call of this or
+  // of Logits. [R, D] in the type of activations.
+  Tensor FinalHidden(const Tensor& rows /* [R] i32 */);
+
   int64_t workspace_bytes() const { return workspace_bytes_; }
 
   // What the backend's Reserve has to know of the model; T, S and context are left at 0.

@@ -19,6 +19,7 @@ import test_layouts  # noqa: E402,F401
 import test_lifecycle  # noqa: E402,F401
 import test_load  # noqa: E402,F401
 import test_metrics  # noqa: E402,F401
+import test_params  # noqa: E402,F401
 import test_stream  # noqa: E402,F401
 
 

@@ -44,7 +44,7 @@ BAD_VALUES = [
     ("top_p", 0), ("top_p", 1.1), ("top_p", -1), ("top_k", -2), ("top_k", 1.5), ("min_p", 2),
     ("frequency_penalty", 2.1), ("presence_penalty", -2.1), ("repetition_penalty", 0),
     ("seed", "x"), ("seed", 1.5), ("seed", 2**70),
-    ("n", 0), ("n", 1000), ("n", "2"), ("best_of", 3), ("best_of", 0),
+    ("n", 0), ("n", 1000), ("n", "2"), ("best_of", 0),
     ("stop", 5), ("stop", [1]), ("stop", [""]), ("stop_token_ids", [-1]),
     ("stop_token_ids", [99999]), ("stop_token_ids", "x"),
     ("logprobs", 21), ("logprobs", -1), ("logprobs", True), ("prompt_logprobs", 21),
@@ -55,7 +55,8 @@ BAD_VALUES = [
     ("min_tokens", -1), ("ignore_eos", 1), ("include_stop_str_in_output", "a"),
     ("truncate_prompt_tokens", 0), ("truncate_prompt_tokens", -2), ("priority", "x"),
     ("model", 5), ("user", 5), ("request_id", 5), ("add_special_tokens", 1),
-    ("suffix", "x"), ("bad_words", ["x"]), ("guided_regex", "a+"), ("guided_choice", ["a"]),
+    ("suffix", "x"), ("bad_words", [5]), ("bad_words", [""]), ("bad_words", 5),
+    ("cache_salt", ""), ("cache_salt", 5), ("guided_regex", "a+"), ("guided_choice", ["a"]),
     ("guided_json", {"type": "object"}), ("response_format", {"type": "json_object"}),
     ("response_format", "text"), ("tools", [{"type": "function"}]), ("tool_choice", "required"),
 ]

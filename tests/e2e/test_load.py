@@ -111,3 +111,4 @@ def many_streams_on_few_threads(server):
         thread.join(120)
     equal(len(answers), 100)
     check(all(parse_events(answer.body)[-1] == "[DONE]" for answer in answers), "ends")
+    check(not any(b":\n\n" in answer.body for answer in answers), "no stream fell silent")

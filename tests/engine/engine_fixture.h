@@ -24,6 +24,7 @@ struct Answer {
   };
   std::vector<Choice> choices;
   std::vector<OutputToken> prompt_logprobs;
+  std::vector<float> embedding;
   bool finished = false;
   Status status;
   int prompt_tokens = 0, cached_tokens = 0;
@@ -46,6 +47,7 @@ inline void Append(OutputBatch batch, Answer* answer) {
     EXPECT_TRUE(answer->prompt_logprobs.empty());
     answer->prompt_logprobs = std::move(batch.prompt_logprobs);
   }
+  if (!batch.embedding.empty()) answer->embedding = std::move(batch.embedding);
   answer->finished = batch.finished;
   answer->status = batch.status;
   answer->prompt_tokens = batch.prompt_tokens;

@@ -134,6 +134,36 @@ TEST_F(EngineTest, ZeroMaxTokensOnlyScores) {
   ExpectIdle();
 }
 
+TEST_F(EngineTest, PoolingTakesEveryTokenOrTheLast) {
+  Start();
+  Request request = Simple(Range(29), 0);
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    request.pooling = Pooling::kMean;
+    float sum = 0;
+    for (const int32_t id : request.prompt) sum += static_cast<float>(id);
+    EXPECT_EQ(Answered(request).embedding, (std::vector<float>{sum / 29, 14}));
+    request.pooling = Pooling::kLast;
+    const Answer last = Answered(request);
+    EXPECT_EQ(last.embedding, (std::vector<float>{static_cast<float>(request.prompt[28]), 28}));
+    EXPECT_EQ(last.cached_tokens, 28) << "the last token alone needs to be computed";
+  }
+  ExpectIdle();
+}
+
+TEST_F(EngineTest, SaltsKeepPrefixesApart) {
+  Start();
+  Request request = Simple(Range(29), 1);
+  const auto cached = [&](uint64_t salt) {
+    request.cache_salt = salt;
+    return Answered(request).cached_tokens;
+  };
+  EXPECT_EQ(cached(7), 0);
+  EXPECT_EQ(cached(7), 28);
+  EXPECT_EQ(cached(0), 0);
+  EXPECT_EQ(cached(8), 0);
+  EXPECT_EQ(cached(0), 28);
+}
+
 TEST_F(EngineTest, GreedyChoicesAreEqualAndShareThePrompt) {
   options.prefix_caching = false;
   Start();

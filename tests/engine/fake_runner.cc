@@ -68,6 +68,10 @@ StepResult FakeRunner::Run(const StepBatch& batch) {
   Write(batch);
   StepResult result;
   for (const SampleRow& row : batch.rows) result.tokens.push_back(RunRow(batch, row));
+  for (const int32_t token : batch.pooled_tokens) {
+    result.hidden.push_back(
+        {static_cast<float>(batch.token_ids[token]), static_cast<float>(batch.positions[token])});
+  }
   return result;
 }
 

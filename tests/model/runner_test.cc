@@ -9,6 +9,7 @@
 
 #include "engine/cache/latent_cache.h"
 #include "engine/model/host_floats.h"
+#include "engine/model/safetensors.h"
 #include "tests/model/model_harness.h"
 #include "tests/test_paths.h"
 
@@ -190,6 +191,45 @@ TEST_F(Rows, BlockCopiesComeBeforeTheStep) {
   Run();
   EXPECT_EQ(logits_.at(0), expected);
   EXPECT_GT(runner_->last_times().forward, 0);
+}
+
+TEST_F(Rows, BadWordsAreCutBeforeTheirLastToken) {
+  SamplingParams free;
+  free.temperature = 0;
+  batch_.rows = {{.token_index = 7, .params = &free}};
+  const int32_t best = Run().tokens[0].token;
+  SamplingParams banned = free;
+  const std::vector<int32_t> history = {17, 33, 400, 401};
+  const auto drawn = [&](std::vector<int32_t> word) {
+    banned.bad_words = {std::move(word)};
+    batch_.rows = {{.token_index = 7, .params = &banned, .history = &history, .prompt_length = 2}};
+    return Run().tokens[0].token;
+  };
+  EXPECT_NE(drawn({best}), best);
+  EXPECT_NE(drawn({400, 401, best}), best);
+  EXPECT_EQ(drawn({401, 400, best}), best);
+  EXPECT_EQ(drawn({33, 400, 401, best}), best) << "words do not reach into the prompt";
+}
+
+TEST_F(Rows, HiddenStatesAreWhatTheHeadMultiplies) {
+  batch_.pooled_tokens = {7, 0, 7};
+  SamplingParams greedy;
+  batch_.rows = {{.token_index = 7, .params = &greedy}};
+  const StepResult result = Run();
+  ASSERT_EQ(result.hidden.size(), 3u);
+  EXPECT_EQ(result.hidden[0], result.hidden[2]);
+  EXPECT_NE(result.hidden[0], result.hidden[1]);
+  const Safetensors files = Safetensors::OpenDirectory(Zoo("llama31-gqa"));
+  const SafetensorsEntry* head = files.Find("lm_head.weight");
+  if (head == nullptr) head = files.Find("model.embed_tokens.weight");
+  const std::vector<float> weight =
+      ToFloats(head->data, head->dtype == "BF16" ? DType::kBF16 : DType::kF32);
+  const size_t width = result.hidden[0].size();
+  for (size_t v = 0; v < 512; ++v) {
+    double logit = 0;
+    for (size_t i = 0; i < width; ++i) logit += weight[v * width + i] * result.hidden[0][i];
+    EXPECT_NEAR(logit, logits_[0][v], 1e-4);
+  }
 }
 
 TEST_F(Rows, StepWithoutRowsOnlyFillsTheCache) { EXPECT_TRUE(Run().tokens.empty()); }

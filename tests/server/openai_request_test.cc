@@ -42,7 +42,8 @@ TEST(CompletionRequest, EveryParameterArrives) {
       "logprobs":3,"echo":true,"logit_bias":{"5":-100,"6":1.5},"frequency_penalty":-2,
       "presence_penalty":2,"repetition_penalty":1.5,"min_tokens":2,"ignore_eos":true,
       "allowed_token_ids":[1,2],"priority":-4,"user":"u","request_id":"r",
-      "add_special_tokens":false,"truncate_prompt_tokens":5,"skip_special_tokens":false})");
+      "add_special_tokens":false,"truncate_prompt_tokens":5,"skip_special_tokens":false,
+      "bad_words":["no"],"cache_salt":"mine"})");
   ASSERT_TRUE(request) << request.error().message;
   const GenerationSpec& spec = request->spec;
   const SamplingParams& s = spec.sampling;
@@ -75,7 +76,18 @@ TEST(CompletionRequest, EveryParameterArrives) {
   EXPECT_FALSE(spec.add_special_tokens);
   EXPECT_EQ(spec.truncate_prompt_tokens, 5);
   EXPECT_FALSE(spec.skip_special_tokens);
+  EXPECT_EQ(spec.bad_words, std::vector<std::string>{"no"});
+  EXPECT_EQ(spec.cache_salt, "mine");
+  EXPECT_EQ(request->options.keep, 0) << "best_of equals n";
   EXPECT_TRUE(request->unknown_fields.empty());
+}
+
+TEST(CompletionRequest, BestOfMakesMoreThanItShows) {
+  const auto request = ParseCompletionRequest(R"({"prompt":"a","n":2,"best_of":5})");
+  ASSERT_TRUE(request);
+  EXPECT_EQ(request->spec.n, 5);
+  EXPECT_EQ(request->options.keep, 2);
+  EXPECT_EQ(request->spec.sampling.num_logprobs, 0) << "the choice needs log-probabilities";
 }
 
 TEST(CompletionRequest, NullMeansAbsent) {
@@ -99,8 +111,10 @@ TEST(CompletionRequest, WrongValuesNameTheirField) {
       {R"(,"logit_bias":{"1x":1})", "logit_bias"},
       {R"(,"stream_options":{})", "stream_options"},
       {R"(,"stream":true,"stream_options":{"include_usage":1})", "stream_options.include_usage"},
-      {R"(,"stream":true,"prompt_logprobs":1)", "prompt_logprobs"},
-      {R"(,"best_of":2)", "best_of"},
+      {R"(,"stream":true,"best_of":2)", "best_of"},
+      {R"(,"n":3,"best_of":2)", "best_of"},
+      {R"(,"bad_words":[""])", "bad_words[0]"},
+      {R"(,"cache_salt":"")", "cache_salt"},
       {R"(,"suffix":"x")", "suffix"},
       {R"(,"guided_regex":"x")", "guided_regex"},
       {R"(,"response_format":{"type":"json_object"})", "response_format.type"},

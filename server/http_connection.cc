@@ -269,10 +269,15 @@ std::shared_ptr<BufferedReply> HttpConnection::MakeReply(const HttpRequest& requ
 }
 
 void HttpConnection::Wake() {
-  asio::post(socket_.get_executor(), [self = shared_from_this()] { self->wake_timer_.cancel(); });
+  asio::post(socket_.get_executor(), [self = shared_from_this()] {
+    self->woken_ = true;
+    self->wake_timer_.cancel();
+  });
 }
 
 asio::awaitable<void> HttpConnection::WaitForWork(bool streaming) {
+  // Something may have come while the last bytes were being written.
+  if (woken_) co_return;
   if (streaming) {
     wake_timer_.expires_after(shared_->config.sse_keepalive);
   } else if (half_closed_) {
@@ -288,6 +293,7 @@ asio::awaitable<bool> HttpConnection::Exchange(std::shared_ptr<BufferedReply> re
   bool complete = false;
   bool watched = false;
   while (!gone_) {
+    woken_ = false;
     BufferedReply::Outbox outbox = reply->Take();
     if (!outbox.bytes.empty()) {
       if (!co_await WriteAll(outbox.bytes)) break;
@@ -338,6 +344,7 @@ asio::awaitable<void> HttpConnection::Watch(std::shared_ptr<BufferedReply> reply
     reply->MarkGone();
   }
   watch_running_ = false;
+  woken_ = true;
   wake_timer_.cancel();
 }
 

@@ -88,6 +88,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool idle_ = true;
   bool served_any_ = false;
   bool half_closed_ = false;
+  bool woken_ = false;  // since the reply's bytes were last taken
   bool watching_ = false;
   bool watch_running_ = false;
   bool gone_ = false;

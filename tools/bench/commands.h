@@ -9,4 +9,7 @@ namespace palu::bench {
 // Prefill and decode speed of a checkpoint on one backend, as a table or JSON.
 void AddEngineCommand(CLI::App* app);
 
+// Open- and closed-loop load on a running OpenAI-style server: latencies, throughput, goodput.
+void AddServeCommand(CLI::App* app);
+
 }  // namespace palu::bench

@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
   CLI::App app("Benchmarks of Palu Server");
   app.require_subcommand(1);
   palu::bench::AddEngineCommand(&app);
+  palu::bench::AddServeCommand(&app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -31,8 +31,10 @@ OUR_FOLDERS = ("kernels/", "engine/", "config/", "server/", "tools/", "tests/", 
 LIBRARY_HOMES = (
     (re.compile(r"^(cuda|cub/|cublas|cusolver|curand|cute/|cutlass/|nvtx|mma\.h|nccl)"),
      ("kernels/cuda", "tests/kernels", "tests/bench")),
-    (re.compile(r"^(grpc|grpcpp/|google/protobuf/|boost/|prometheus/)"),
+    (re.compile(r"^(grpc|grpcpp/|google/protobuf/|prometheus/)"),
      ("server", "tests/server", "tests/fuzz")),
+    # The load generator is an HTTP client.
+    (re.compile(r"^boost/"), ("server", "tools/bench", "tests/server", "tests/tools", "tests/fuzz")),
     (re.compile(r"^spdlog/"), ("server", "tools", "tests/server", "tests/fuzz")),
     (re.compile(r"^yaml-cpp/"), ("config", "tests/config")),
 )

@@ -121,11 +121,17 @@ TEST(LlamaCppPairs, Qwen2) {
 }
 
 // The pair comes from the sentencepiece model; the tokenizer.json beside it has other merges for
-// spaces (its own cases.json says so). The pair for gpt-2 cannot run: its vocabulary is not there.
+// spaces (its own cases.json says so).
 TEST(LlamaCppPairs, Llama2) {
   PALU_REQUIRE_FIXTURE("tokenizers/llama.cpp");
   const std::string model = FixturesDir() + "/tokenizers/llama2/tokenizer.model";
   ExpectLlamaCppPairs(*LoadSentencePieceTokenizer(model, ""), "llama-spm");
+}
+
+// The vocabulary is not among the fixtures; llama.cpp's models/ggml-vocab-gpt-2.gguf holds it.
+TEST(LlamaCppPairs, Gpt2) {
+  PALU_REQUIRE_FIXTURE("tokenizers/gpt2");
+  ExpectLlamaCppPairs(*LoadTokenizer(FixturesDir() + "/tokenizers/gpt2"), "gpt-2");
 }
 
 }  // namespace

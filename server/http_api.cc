@@ -37,6 +37,16 @@ bool IsJson(std::string_view content_type) {
           lower.compare(lower.size() - 5, 5, "+json") == 0);
 }
 
+// The page runs nothing and reaches nothing but what this server serves.
+std::vector<std::pair<std::string, std::string>> PageHeaders() {
+  return {{"Cache-Control", "no-cache"},
+          {"X-Content-Type-Options", "nosniff"},
+          {"Referrer-Policy", "no-referrer"},
+          {"Content-Security-Policy",
+           "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+           "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}};
+}
+
 HttpResponse Json(const nlohmann::ordered_json& json) {
   HttpResponse response;
   response.body = Dump(json);
@@ -62,6 +72,7 @@ HttpApi::HttpApi(const HttpConfig& config, ServerState* state, TextPool* pool,
 const std::vector<HttpApi::Route>& HttpApi::Routes() {
   static const std::vector<Route> routes = {
       {"/", "GET", &HttpApi::Page, true},
+      {"/web/*", "GET", &HttpApi::WebFileOfPage, true},
       {"/health", "GET", &HttpApi::Health, true},
       {"/ready", "GET", &HttpApi::Ready, true},
       {"/version", "GET", &HttpApi::Version, true},
@@ -195,10 +206,14 @@ void HttpApi::Metrics(const Call& call) {
 }
 
 void HttpApi::Page(const Call& call) {
-  call.reply->Respond({200,
-                       "text/html; charset=utf-8",
-                       std::string(kIndexHtml),
-                       {{"Cache-Control", "no-cache"}, {"X-Content-Type-Options", "nosniff"}}});
+  call.reply->Respond({200, "text/html; charset=utf-8", std::string(kIndexHtml), PageHeaders()});
+}
+
+void HttpApi::WebFileOfPage(const Call& call) {
+  const WebFile* file =
+      FindWebFile(std::string_view(call.request.path).substr(std::string_view("/web/").size()));
+  if (file == nullptr) return call.reply->Respond(Refuse(404, "There is nothing at this path"));
+  call.reply->Respond({200, file->content_type, std::string(file->content), PageHeaders()});
 }
 
 void HttpApi::OpenApi(const Call& call) {

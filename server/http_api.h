@@ -48,6 +48,7 @@ class HttpApi final : public HttpHandler {
   void Version(const Call& call);
   void Metrics(const Call& call);
   void Page(const Call& call);
+  void WebFileOfPage(const Call& call);
   void OpenApi(const Call& call);
   void Models(const Call& call);
   void Model(const Call& call);

@@ -33,5 +33,5 @@ def main():
     result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(loaded)
     bad = len(result.failures) + len(result.errors)
     skips = len(result.skipped)
-    print(f"{result.testsRun - bad - skips} passed, {bad} failed, {skips} skipped")
+    print(f"{max(result.testsRun - bad - skips, 0)} passed, {bad} failed, {skips} skipped")
     sys.exit(1 if bad else 0)

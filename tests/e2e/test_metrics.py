@@ -102,7 +102,7 @@ def labels_are_bounded(server):
         server.get(path)
     routes = {key.split('route="')[1].split('"')[0] for key in server.metrics()
               if key.startswith("palu:http_requests_total")}
-    check(routes <= {"/", "/health", "/ready", "/version", "/metrics", "/openapi.json",
+    check(routes <= {"/", "/web/*", "/health", "/ready", "/version", "/metrics", "/openapi.json",
                      "/v1/models", "/v1/models/*", "/v1/completions", "/v1/chat/completions",
                      "/tokenize", "/detokenize", "other"}, routes)
 

@@ -53,8 +53,8 @@ TEST(MakeSpec, FullRankFallsBackToDenseOnlyAtSixteenBits) {
 TEST(SpreadRanks, TakesTheLargestSingularValues) {
   ProjectionFactors factors;
   factors.groups.resize(2);
+  factors.width = 64;
   for (int g = 0; g < 2; ++g) {
-    factors.groups[g].up = MatrixD::Zero(64, 64);
     factors.groups[g].loss = VectorD::LinSpaced(64, g == 0 ? 10.0 : 1.0, 0.5);
   }
   EXPECT_EQ(SpreadRanks(factors, 2), (std::vector<int>{16, 16}));

@@ -106,34 +106,90 @@ TEST(Calibration, GradientMatchesFiniteDifferences) {
   }
 }
 
-TEST(Calibration, LogitsLossMatchesTransformers) {
-  CheckpointModel model(Golden("zoo/gemma3"), 128, 0);
-  const auto golden = Safetensors::OpenFile(Golden("zoo/gemma3/golden.safetensors"));
-  const TokenWindows windows = GoldenWindows("gemma3");
+// Mean loss by the logits that transformers computed.
+double GoldenLoss(const std::string& name) {
+  const auto golden = Safetensors::OpenFile(Golden("zoo/" + name + "/golden.safetensors"));
   const auto* logits = reinterpret_cast<const float*>(golden.Find("logits")->data.data());
   const auto vocab = golden.Find("logits")->shape[2];
-  double expected = 0;
-  for (const auto& ids : windows) {
+  double sum = 0, predictions = 0;
+  for (const auto& ids : GoldenWindows(name)) {
     for (size_t t = 0; t < ids.size(); ++t, logits += vocab) {
       if (t + 1 == ids.size()) continue;
       const Eigen::Map<const Eigen::ArrayXf> row(logits, vocab);
       const float peak = row.maxCoeff();
-      expected += std::log((row - peak).exp().sum()) + peak - row[ids[t + 1]];
+      sum += std::log((row - peak).exp().sum()) + peak - row[ids[t + 1]];
+      ++predictions;
     }
   }
-  const Statistics statistics = Calibrate(&model, windows, false, 1, nullptr);
-  const auto predictions = static_cast<double>(windows.size() * (windows[0].size() - 1));
-  EXPECT_NEAR(statistics.loss, expected / predictions, 2e-4 * statistics.loss);
+  return sum / predictions;
 }
 
-TEST(Calibration, RefusesMixtureOfExperts) {
-  try {
-    CheckpointModel model(Golden("zoo/mixtral-moe"), 128, 0);
-    FAIL() << "loaded";
-  } catch (const CompressError& error) {
-    EXPECT_NE(std::string(error.what()).find("mixture-of-experts"), std::string::npos);
+TEST(Calibration, LogitsLossMatchesTransformers) {
+  CheckpointModel model(Golden("zoo/gemma3"), 128, 0);
+  const Statistics statistics = Calibrate(&model, GoldenWindows("gemma3"), false, 1, nullptr);
+  EXPECT_NEAR(statistics.loss, GoldenLoss("gemma3"), 2e-4 * statistics.loss);
+}
+
+// Every expert is calibrated with the tokens that chose it: each token chooses experts_per_token.
+TEST(Calibration, CountsTheTokensOfEveryExpert) {
+  for (const std::string name : {"mixtral-moe", "qwen3-moe"}) {
+    CheckpointModel model(Golden("zoo/" + name), 128, 0);
+    const Statistics statistics = Calibrate(&model, GoldenWindows(name), true, 1 << 20, nullptr);
+    for (size_t layer = 0; layer < statistics.layers.size(); ++layer) {
+      const VectorD& tokens = statistics.layers[layer].expert_tokens;
+      if (!model.config().layers[layer].moe) {
+        EXPECT_EQ(tokens.size(), 0);
+        continue;
+      }
+      ASSERT_EQ(tokens.size(), model.config().num_experts);
+      EXPECT_EQ(tokens.sum(),
+                static_cast<double>(statistics.tokens * model.config().experts_per_token));
+    }
   }
 }
+
+// The loss of mixtures against the logits of transformers, and their backward pass against finite
+// differences of the layer's input.
+class MixtureOfExperts : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(MixtureOfExperts, LossMatchesTransformers) {
+  const std::string name = GetParam();
+  CheckpointModel model(Golden("zoo/" + name), 128, 0);
+  EXPECT_NEAR(Calibrate(&model, GoldenWindows(name), false, 1, nullptr).loss, GoldenLoss(name),
+              2e-4 * GoldenLoss(name));
+}
+
+TEST_P(MixtureOfExperts, GradientMatchesFiniteDifferences) {
+  const std::string name = GetParam();
+  CheckpointModel model(Golden("zoo/" + name), 128, int64_t{1} << 30);
+  const std::vector<int32_t> ids = GoldenWindows(name)[0];
+  const MatrixF x = Embed(model, ids);
+  const MatrixF dout = MatrixF::Random(x.rows(), x.cols());
+  LayerActivations a;
+  ForwardLayer(&model, 0, x, nullptr, &a);
+  const MatrixF dx = BackwardLayer(&model, 0, x, a, dout).dx;
+  const auto chosen = [&](const MatrixF& in, LayerActivations* activations) {
+    const MatrixF out = ForwardLayer(&model, 0, in, nullptr, activations);
+    return out.cast<double>().cwiseProduct(dout.cast<double>()).sum();
+  };
+  int compared = 0;
+  for (int trial = 0; trial < 40; ++trial) {
+    const float h = 5e-4f * static_cast<float>(x.norm() / std::sqrt(static_cast<double>(x.size())));
+    const MatrixF step = MatrixF::Random(x.rows(), x.cols());
+    LayerActivations up, down;
+    const double change = (chosen(x + h * step, &up) - chosen(x - h * step, &down)) / (2 * h);
+    bool same = true;  // a step that changes the choice of experts has no derivative
+    for (size_t e = 0; e < up.mlp.experts.size(); ++e) {
+      same = same && up.mlp.experts[e].tokens == down.mlp.experts[e].tokens;
+    }
+    if (!same) continue;
+    ++compared;
+    EXPECT_NEAR(change, step.cwiseProduct(dx).sum(), 0.02 * dx.norm());
+  }
+  EXPECT_GT(compared, 2);
+}
+
+INSTANTIATE_TEST_SUITE_P(Zoo, MixtureOfExperts, ::testing::Values("mixtral-moe", "qwen3-moe"));
 
 }  // namespace
 }  // namespace palu

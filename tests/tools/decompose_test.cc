@@ -27,7 +27,7 @@ double Loss(const MatrixD& error, const MatrixD& g, const MatrixD& a) {
 TEST(Decompose, PrefixLossIsExactlyTheTailOfTheSpectrum) {
   const MatrixD w = RandomMatrix(12, 20, 1), a = RandomCovariance(20, 2),
                 g = RandomCovariance(12, 3);
-  const Factors f = Decompose(w, PsdRoots(g, 0, "g"), PsdRoots(a, 0, "a"), "w");
+  const Factors f = Decompose(w, PsdRoots(g, 0, "g"), CholeskyFactor(a, 0, "a"), "w");
   for (const int rank : {0, 1, 4, 7, 12}) {
     const MatrixD error = w - f.up.leftCols(rank) * f.down.topRows(rank);
     EXPECT_NEAR(Loss(error, g, a), f.LossFromRank(rank), 1e-9 * f.loss.sum()) << rank;
@@ -41,8 +41,9 @@ TEST(Decompose, BeatsOtherFactorsOfTheSameRank) {
                 g = RandomCovariance(12, 6);
   const int rank = 5;
   const Roots one_g = PsdRoots(MatrixD::Identity(12, 12), 0, "1");
-  const Roots one_a = PsdRoots(MatrixD::Identity(20, 20), 0, "1");
-  const Roots root_g = PsdRoots(g, 0, "g"), root_a = PsdRoots(a, 0, "a");
+  const MatrixD one_a = MatrixD::Identity(20, 20);
+  const Roots root_g = PsdRoots(g, 0, "g");
+  const MatrixD root_a = CholeskyFactor(a, 0, "a");
   const auto loss = [&](const Factors& f) {
     return Loss(w - f.up.leftCols(rank) * f.down.topRows(rank), g, a);
   };
@@ -59,7 +60,7 @@ TEST(Decompose, BeatsOtherFactorsOfTheSameRank) {
 TEST(Decompose, LatentsHaveTheVarianceOfTheSingularValues) {
   const MatrixD w = RandomMatrix(6, 10, 7), a = RandomCovariance(10, 8);
   const Factors f =
-      Decompose(w, PsdRoots(MatrixD::Identity(6, 6), 0, "1"), PsdRoots(a, 0, "a"), "w");
+      Decompose(w, PsdRoots(MatrixD::Identity(6, 6), 0, "1"), CholeskyFactor(a, 0, "a"), "w");
   const MatrixD variance = f.down * a * f.down.transpose();
   const VectorD s = f.loss.cwiseSqrt();
   EXPECT_LT((variance - MatrixD((s / s.mean()).asDiagonal())).norm(), 1e-9);
@@ -71,6 +72,44 @@ TEST(SpreadingRotation, IsOrthogonalAndHasNoLargeEntry) {
     EXPECT_LT((q * q.transpose() - MatrixD::Identity(r, r)).norm(), 1e-10) << r;
     EXPECT_LE(q.cwiseAbs().maxCoeff(), std::sqrt(2.0 / r) + 1e-12) << r;
   }
+}
+
+TEST(SpreadingRotation, LeadingComponentMovesOnlyTheZero) {
+  for (const int r : {16, 48, 96, 176}) {
+    const VectorD column = SpreadingRotation(r, 3).col(0);
+    EXPECT_LT(column.maxCoeff() - column.minCoeff(), 1e-12) << r;
+  }
+}
+
+// A component without energy must not make factors infinite; the product stays the matrix.
+TEST(Decompose, SurvivesAMatrixOfLowRank) {
+  const MatrixD w = RandomMatrix(8, 3, 20) * RandomMatrix(3, 12, 21);
+  const Factors f = Decompose(w, PsdRoots(RandomCovariance(8, 22), 0, "g"),
+                              CholeskyFactor(RandomCovariance(12, 23), 0, "a"), "w");
+  EXPECT_TRUE(f.up.allFinite() && f.down.allFinite());
+  EXPECT_LT((f.up * f.down - w).norm(), 1e-6 * w.norm());
+  EXPECT_LT((f.up.leftCols(3) * f.down.topRows(3) - w).norm(), 1e-6 * w.norm());
+}
+
+TEST(CholeskyFactor, MultipliesBackAndSaysWhatIsWrong) {
+  const MatrixD m = RandomCovariance(9, 9);
+  const MatrixD l = CholeskyFactor(m, 0, "m");
+  EXPECT_LT((l * l.transpose() - m).norm(), 1e-10 * m.norm());
+  const VectorD thin = VectorD::LinSpaced(4, 0, 1);
+  const auto error = [](const MatrixD& bad) -> std::string {
+    try {
+      CholeskyFactor(bad, 0, "layer 3 input covariance");
+    } catch (const CompressError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  EXPECT_NE(error(thin * thin.transpose()).find("layer 3 input covariance: singular"),
+            std::string::npos);
+  EXPECT_NE(error(-MatrixD::Identity(4, 4)).find("singular"), std::string::npos);
+  MatrixD broken = MatrixD::Identity(4, 4);
+  broken(0, 3) = broken(3, 0) = std::numeric_limits<double>::infinity();
+  EXPECT_NE(error(broken).find("not finite"), std::string::npos);
 }
 
 TEST(PsdRoots, SquareBackToTheMatrix) {

@@ -41,7 +41,7 @@ std::vector<Item> MakeItems(const ModelConfig& config, const Statistics& statist
   return items;
 }
 
-double BlockGain(const Factors& factors, int block, int unit) {
+double BlockGain(const GroupSpectrum& factors, int block, int unit) {
   return factors.loss.segment(Eigen::Index{block} * unit, unit).sum();
 }
 
@@ -51,7 +51,7 @@ std::vector<int> LargestGains(const std::vector<Item>& items, const FactorStore&
   std::vector<int> units(items.size(), 1);
   std::vector<std::pair<double, int>> gains;
   for (size_t i = 0; i < items.size(); ++i) {
-    const Factors& f = factors.Of(items[i].layer, items[i].key).groups[items[i].first_group];
+    const GroupSpectrum& f = factors.Of(items[i].layer, items[i].key).groups[items[i].first_group];
     for (int block = 1; block < items[i].cap; ++block) {
       gains.emplace_back(-BlockGain(f, block, items[i].unit), static_cast<int>(i));
     }
@@ -145,7 +145,7 @@ ProjectionSpec MakeSpec(std::vector<int> ranks, int heads_per_group, int head_di
 }
 
 std::vector<int> SpreadRanks(const ProjectionFactors& factors, int blocks) {
-  const int width = static_cast<int>(factors.groups[0].up.rows());
+  const int width = factors.width;
   const int unit = RankBlock(width);
   std::vector<int> ranks(factors.groups.size(), unit);
   for (int spent = static_cast<int>(ranks.size()); spent < blocks; ++spent) {

@@ -27,7 +27,11 @@ void GemmTN(const Strided& a, const Strided& b, Strided c, float alpha = 1, floa
 // a * b in double precision.
 MatrixD Multiply(const MatrixD& a, const MatrixD& b);
 
+// x with x * lower = b; lower [n, n] is lower triangular, b [m, n].
+MatrixD SolveLower(const MatrixD& b, const MatrixD& lower);
+
 // Threads of the BLAS library; process-wide.
+int BlasThreads();
 void SetBlasThreads(int threads);
 
 }  // namespace palu

@@ -2,25 +2,29 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 #include <span>
 
 #include "tools/compress/blas.h"
 #include "tools/compress/f32_layer.h"
+#include "tools/compress/parallel.h"
 
 namespace palu {
 namespace {
 
-void AddGram(const MatrixF& x, MatrixD* sum) {
+MatrixF Gram(const MatrixF& x) {
   MatrixF gram(x.cols(), x.cols());
   GemmTN(x, x, gram);
-  *sum += gram.cast<double>();
+  return gram;
 }
 
-LayerStatistics Empty(const ModelConfig& config, bool gradients) {
+LayerStatistics Empty(const ModelConfig& config, int layer, bool gradients) {
   const Eigen::Index kv = Eigen::Index{config.num_kv_heads} * config.head_dim;
   LayerStatistics s;
   s.input.setZero(config.hidden_size, config.hidden_size);
   s.query_energy.setZero(kv);
+  s.expert_tokens.setZero(config.layers[layer].moe ? config.num_experts : 0);
   if (!gradients) return s;
   s.key_gradient.setZero(kv, kv);
   s.value_gradient.setZero(kv, kv);
@@ -29,25 +33,36 @@ LayerStatistics Empty(const ModelConfig& config, bool gradients) {
   return s;
 }
 
-void AddQueryEnergy(const ModelConfig& config, int rotary_dim, const MatrixF& q, VectorD* sum) {
+VectorD QueryEnergy(const ModelConfig& config, int rotary_dim, const MatrixF& q) {
   const int d = config.head_dim;
   const int shared = config.num_heads / config.num_kv_heads;
   const VectorD energy = q.cast<double>().array().square().colwise().sum().transpose();
+  VectorD sum = VectorD::Zero(Eigen::Index{config.num_kv_heads} * d);
   for (int head = 0; head < config.num_heads; ++head) {
     VectorD one = energy.segment(Eigen::Index{head} * d, d);
     const int half = rotary_dim / 2;
     for (int i = 0; i < half; ++i) one[i] = one[i + half] = 0.5 * (one[i] + one[i + half]);
-    sum->segment(Eigen::Index{head / shared} * d, d) += one;
+    sum.segment(Eigen::Index{head / shared} * d, d) += one;
   }
+  return sum;
 }
 
-void AddFisher(const MatrixF& gradient, const MatrixF& x, VectorD* sum) {
+VectorD Fisher(const MatrixF& gradient, const MatrixF& x) {
   MatrixF weight_gradient(gradient.cols(), x.cols());
   GemmTN(gradient, x, weight_gradient);
-  *sum += weight_gradient.cast<double>().array().square().rowwise().mean().matrix();
+  return weight_gradient.cast<double>().array().square().rowwise().mean();
 }
 
-// One batch of windows, forward then backward, layer by layer.
+VectorD ExpertTokens(const FeedForwardActivations& a) {
+  VectorD tokens(static_cast<Eigen::Index>(a.experts.size()));
+  for (size_t e = 0; e < a.experts.size(); ++e) {
+    tokens[static_cast<Eigen::Index>(e)] = static_cast<double>(a.experts[e].tokens.size());
+  }
+  return tokens;
+}
+
+// One batch of windows, forward then backward, layer by layer. Windows run in parallel; what they
+// give is added in their order, so that sums do not depend on threads.
 class Batch {
  public:
   Batch(F32Model* model, std::span<const std::vector<int32_t>> windows, bool gradients,
@@ -60,42 +75,80 @@ class Batch {
     for (const auto& window : windows_) x.push_back(Embed(*model_, window));
     for (int layer = 0; layer < layers; ++layer) {
       if (gradients_) inputs_.push_back(x);
-      for (MatrixF& one : x) one = Forward(layer, one);
+      Forward(layer, &x);
     }
-    double loss = 0;
-    for (size_t i = 0; i < x.size(); ++i) {
+    std::vector<double> losses(x.size());
+    ParallelFor(x.size(), [&](size_t i) {
       MatrixF dx;
-      loss += WindowLoss(*model_, x[i], windows_[i], gradients_ ? &dx : nullptr);
+      losses[i] = WindowLoss(*model_, x[i], windows_[i], gradients_ ? &dx : nullptr);
       if (gradients_) x[i] = std::move(dx);
-    }
-    for (int layer = layers - 1; gradients_ && layer >= 0; --layer) {
-      for (size_t i = 0; i < x.size(); ++i) x[i] = Backward(layer, inputs_[layer][i], x[i]);
-    }
-    return loss;
+    });
+    for (int layer = layers - 1; gradients_ && layer >= 0; --layer) Backward(layer, &x);
+    return std::accumulate(losses.begin(), losses.end(), 0.0);
   }
 
  private:
-  MatrixF Forward(int layer, const MatrixF& x) {
-    LayerActivations activations;
-    MatrixF out = ForwardLayer(model_, layer, x, nullptr, &activations);
-    const ModelConfig& config = model_->config();
-    LayerStatistics& s = statistics_->layers[layer];
-    AddGram(activations.normed, &s.input);
-    AddQueryEnergy(config, config.ropes[config.layers[layer].rope].rotary_dim, activations.q,
-                   &s.query_energy);
-    return out;
+  // work(i) in parallel, then add(i) in order, as many at a time as there are threads.
+  void InOrder(const std::function<void(size_t)>& work, const std::function<void(size_t)>& add) {
+    const auto step = static_cast<size_t>(std::max(1, BlasThreads()));
+    for (size_t begin = 0; begin < windows_.size(); begin += step) {
+      const size_t count = std::min(step, windows_.size() - begin);
+      ParallelFor(count, [&](size_t i) { work(begin + i); });
+      for (size_t i = 0; i < count; ++i) add(begin + i);
+    }
   }
 
-  MatrixF Backward(int layer, const MatrixF& x, const MatrixF& dout) {
-    LayerActivations activations;
-    ForwardLayer(model_, layer, x, nullptr, &activations);
-    LayerGradient gradient = BackwardLayer(model_, layer, x, activations, dout);
+  void Forward(int layer, std::vector<MatrixF>* x) {
+    model_->Layer(layer);  // read from disk now, not by several threads
+    const ModelConfig& config = model_->config();
     LayerStatistics& s = statistics_->layers[layer];
-    AddGram(gradient.dk, &s.key_gradient);
-    AddGram(gradient.dv, &s.value_gradient);
-    AddFisher(gradient.dk, activations.normed, &s.key_fisher);
-    AddFisher(gradient.dv, activations.normed, &s.value_fisher);
-    return std::move(gradient.dx);
+    struct Part {
+      MatrixF gram;
+      VectorD energy, experts;
+    };
+    std::vector<Part> parts(x->size());
+    InOrder(
+        [&](size_t i) {
+          LayerActivations a;
+          (*x)[i] = ForwardLayer(model_, layer, (*x)[i], nullptr, &a);
+          parts[i] = {Gram(a.normed),
+                      QueryEnergy(config, config.ropes[config.layers[layer].rope].rotary_dim, a.q),
+                      ExpertTokens(a.mlp)};
+        },
+        [&](size_t i) {
+          s.input += parts[i].gram.cast<double>();
+          s.query_energy += parts[i].energy;
+          s.expert_tokens += parts[i].experts;
+          parts[i] = {};
+        });
+  }
+
+  void Backward(int layer, std::vector<MatrixF>* dx) {
+    model_->Layer(layer);
+    LayerStatistics& s = statistics_->layers[layer];
+    struct Part {
+      MatrixF key, value;
+      VectorD key_fisher, value_fisher;
+    };
+    std::vector<Part> parts(dx->size());
+    InOrder(
+        [&](size_t i) {
+          LayerActivations a;
+          const MatrixF& x = inputs_[layer][i];
+          ForwardLayer(model_, layer, x, nullptr, &a);
+          LayerGradient gradient = BackwardLayer(model_, layer, x, a, (*dx)[i]);
+          parts[i] = {Gram(gradient.dk), Gram(gradient.dv), Fisher(gradient.dk, a.normed),
+                      Fisher(gradient.dv, a.normed)};
+          (*dx)[i] = std::move(gradient.dx);
+          inputs_[layer][i] = {};
+        },
+        [&](size_t i) {
+          s.key_gradient += parts[i].key.cast<double>();
+          s.value_gradient += parts[i].value.cast<double>();
+          s.key_fisher += parts[i].key_fisher;
+          s.value_fisher += parts[i].value_fisher;
+          parts[i] = {};
+        });
   }
 
   F32Model* model_;
@@ -123,7 +176,9 @@ Statistics Calibrate(F32Model* model, const TokenWindows& windows, bool gradient
   const ModelConfig& config = model->config();
   Statistics statistics;
   statistics.has_gradients = gradients;
-  statistics.layers.assign(config.num_layers, Empty(config, gradients));
+  for (int layer = 0; layer < config.num_layers; ++layer) {
+    statistics.layers.push_back(Empty(config, layer, gradients));
+  }
   const auto longest = static_cast<int64_t>(
       std::max_element(windows.begin(), windows.end(), [](const auto& a, const auto& b) {
         return a.size() < b.size();

@@ -22,6 +22,7 @@ struct LayerStatistics {
   MatrixD value_gradient;  // at the output of V
   // Per output row: mean over windows and columns of the squared gradient of the weight.
   VectorD key_fisher, value_fisher;  // [kv_heads * head_dim]
+  VectorD expert_tokens;  // mixture of experts: calibration tokens that chose each; else empty
 };
 
 struct Statistics {

@@ -1,22 +1,38 @@
 #include "tools/compress/checkpoint_model.h"
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "engine/model/rope.h"
 #include "engine/status.h"
+#include "tools/compress/parallel.h"
 
 namespace palu {
 namespace {
 
 std::string Prefix(int layer) { return "model.layers." + std::to_string(layer) + "."; }
 
+constexpr Eigen::Index kConvertedAtOnce = 1 << 22;
+
+// Returns whether all numbers are finite.
 template <typename T>
-void Convert(std::span<const std::byte> bytes, MatrixF* out) {
-  for (Eigen::Index i = 0; i < out->size(); ++i) {
-    T value;
-    std::memcpy(&value, bytes.data() + i * sizeof(T), sizeof(T));
-    out->data()[i] = static_cast<float>(value);
-  }
+bool Convert(std::span<const std::byte> bytes, MatrixF* out) {
+  const Eigen::Index size = out->size();
+  const auto pieces = static_cast<size_t>((size + kConvertedAtOnce - 1) / kConvertedAtOnce);
+  std::atomic<bool> finite = true;
+  ParallelFor(pieces, [&](size_t piece) {
+    const auto begin = static_cast<Eigen::Index>(piece) * kConvertedAtOnce;
+    const Eigen::Index count = std::min(kConvertedAtOnce, size - begin);
+    for (Eigen::Index i = begin; i < begin + count; ++i) {
+      T value;
+      std::memcpy(&value, bytes.data() + i * sizeof(T), sizeof(T));
+      out->data()[i] = static_cast<float>(value);
+    }
+    const Eigen::Map<const VectorF> done(out->data() + begin, count);
+    if (!done.allFinite()) finite = false;
+  });
+  return finite;
 }
 
 VectorF ReadVector(const Safetensors& files, const std::string& name, int64_t size) {
@@ -51,26 +67,49 @@ void ReadAttention(const Safetensors& files, const ModelConfig& c, int layer, F3
   }
 }
 
-void ReadMlp(const Safetensors& files, const ModelConfig& c, int layer, F32LayerWeights* w) {
-  const std::string p = Prefix(layer) + "mlp.";
+F32Mlp ReadMlp(const Safetensors& files, const ModelConfig& c, const std::string& p) {
   const int64_t width = c.intermediate_size;
+  F32Mlp w;
   if (c.fused_gate_up) {
     const MatrixF both = ReadMatrix(files, p + "gate_up_proj.weight", 2 * width, c.hidden_size);
-    w->gate = both.topRows(width);
-    w->up = both.bottomRows(width);
+    w.gate = both.topRows(width);
+    w.up = both.bottomRows(width);
   } else {
-    w->gate = ReadMatrix(files, p + "gate_proj.weight", width, c.hidden_size);
-    w->up = ReadMatrix(files, p + "up_proj.weight", width, c.hidden_size);
+    w.gate = ReadMatrix(files, p + "gate_proj.weight", width, c.hidden_size);
+    w.up = ReadMatrix(files, p + "up_proj.weight", width, c.hidden_size);
   }
-  w->down = ReadMatrix(files, p + "down_proj.weight", c.hidden_size, width);
-  w->gate_bias = ReadOptionalVector(files, p + "gate_proj.bias", width);
-  w->up_bias = ReadOptionalVector(files, p + "up_proj.bias", width);
-  w->down_bias = ReadOptionalVector(files, p + "down_proj.bias", c.hidden_size);
+  w.down = ReadMatrix(files, p + "down_proj.weight", c.hidden_size, width);
+  w.gate_bias = ReadOptionalVector(files, p + "gate_proj.bias", width);
+  w.up_bias = ReadOptionalVector(files, p + "up_proj.bias", width);
+  w.down_bias = ReadOptionalVector(files, p + "down_proj.bias", c.hidden_size);
+  return w;
 }
 
+// Mixtral's names or Qwen's.
+void ReadExperts(const Safetensors& files, const ModelConfig& c, int layer, F32LayerWeights* w) {
+  const std::string mixtral = Prefix(layer) + "block_sparse_moe.";
+  const bool is_mixtral = files.Find(mixtral + "gate.weight") != nullptr;
+  const std::string p = is_mixtral ? mixtral : Prefix(layer) + "mlp.";
+  w->router = ReadMatrix(files, p + "gate.weight", c.num_experts, c.hidden_size);
+  for (int e = 0; e < c.num_experts; ++e) {
+    const std::string name = p + "experts." + std::to_string(e) + ".";
+    const auto read = [&](const char* theirs, const char* qwens, int64_t rows, int64_t cols) {
+      return ReadMatrix(files, name + (is_mixtral ? theirs : qwens) + ".weight", rows, cols);
+    };
+    const int64_t width = c.moe_intermediate_size;
+    F32Mlp& expert = w->experts.emplace_back();
+    expert.gate = read("w1", "gate_proj", width, c.hidden_size);
+    expert.down = read("w2", "down_proj", c.hidden_size, width);
+    expert.up = read("w3", "up_proj", width, c.hidden_size);
+  }
+}
+
+int64_t NumbersOf(const F32Mlp& w) { return w.gate.size() + w.up.size() + w.down.size(); }
+
 int64_t BytesOf(const F32LayerWeights& w) {
-  return static_cast<int64_t>(sizeof(float)) * (w.q.size() + w.k.size() + w.v.size() + w.o.size() +
-                                                w.gate.size() + w.up.size() + w.down.size());
+  int64_t numbers = w.q.size() + w.k.size() + w.v.size() + w.o.size() + NumbersOf(w.mlp);
+  for (const F32Mlp& expert : w.experts) numbers += NumbersOf(expert);
+  return static_cast<int64_t>(sizeof(float)) * numbers;
 }
 
 }  // namespace
@@ -85,17 +124,18 @@ MatrixF ReadMatrix(const Safetensors& files, const std::string& name, int64_t ro
                     ", expected " + ShapeString(expected));
   }
   MatrixF m(rows, cols > 0 ? cols : 1);
+  bool finite = true;
   if (entry->dtype == "BF16") {
-    Convert<Eigen::bfloat16>(entry->data, &m);
+    finite = Convert<Eigen::bfloat16>(entry->data, &m);
   } else if (entry->dtype == "F16") {
-    Convert<Eigen::half>(entry->data, &m);
+    finite = Convert<Eigen::half>(entry->data, &m);
   } else if (entry->dtype == "F32") {
-    Convert<float>(entry->data, &m);
+    finite = Convert<float>(entry->data, &m);
   } else {
     throw LoadError(entry->file + ": " + name + ": dtype " + entry->dtype +
                     ", expected BF16, F16 or F32");
   }
-  if (!m.allFinite()) {
+  if (!finite) {
     throw CompressError(entry->file + ": " + name + ": not finite (NaN or infinity)");
   }
   return m;
@@ -114,16 +154,27 @@ KeyValueWeights ReadKeyValue(const Safetensors& files, const ModelConfig& c, int
           ReadMatrix(files, p + "v_proj.weight", kv_rows, c.hidden_size)};
 }
 
+uint64_t Fingerprint(const Safetensors& files) {
+  constexpr size_t kSample = 256;
+  uint64_t hash = 1469598103934665603ull;  // FNV-1a
+  const auto add = [&](std::span<const std::byte> bytes) {
+    for (const std::byte b : bytes) hash = (hash ^ static_cast<uint64_t>(b)) * 1099511628211ull;
+  };
+  for (const auto& [name, entry] : files.entries()) {
+    add(std::as_bytes(std::span(name)));
+    add(std::as_bytes(std::span(entry.shape)));
+    const size_t size = entry.data.size(), sample = std::min(kSample, size);
+    add(entry.data.first(sample));
+    add(entry.data.subspan((size - sample) / 2, sample));
+    add(entry.data.last(sample));
+  }
+  return hash;
+}
+
 CheckpointModel::CheckpointModel(const std::string& directory, int positions, int64_t keep_bytes)
     : files_(Safetensors::OpenDirectory(directory)), keep_bytes_(keep_bytes) {
   config_ = ModelConfig::Load(directory);
   const ModelConfig& c = config_;
-  for (const LayerConfig& layer : c.layers) {
-    if (layer.moe) {
-      throw CompressError(directory + "/config.json: model_type " + c.model_type +
-                          ": mixture-of-experts layers cannot be calibrated, expected a dense MLP");
-    }
-  }
   kept_.resize(c.num_layers);
   embedding_ = ReadMatrix(files_, "model.embed_tokens.weight", c.vocab_size, c.hidden_size);
   final_norm_ = ReadVector(files_, "model.norm.weight", c.hidden_size);
@@ -164,7 +215,11 @@ F32LayerWeights CheckpointModel::Read(int layer) const {
     w.mlp_norm = ReadVector(files_, p + "post_attention_layernorm.weight", c.hidden_size);
   }
   ReadAttention(files_, c, layer, &w);
-  ReadMlp(files_, c, layer, &w);
+  if (c.layers[layer].moe) {
+    ReadExperts(files_, c, layer, &w);
+  } else {
+    w.mlp = ReadMlp(files_, c, p + "mlp.");
+  }
   return w;
 }
 

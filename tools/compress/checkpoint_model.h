@@ -14,12 +14,14 @@ namespace palu {
 // when it is absent, of another shape or dtype, and CompressError when it is not finite.
 MatrixF ReadMatrix(const Safetensors& files, const std::string& name, int64_t rows, int64_t cols);
 
+// Of names, shapes and samples of every tensor: tells checkpoints apart wherever they lie.
+uint64_t Fingerprint(const Safetensors& files);
+
 // Layers are converted when asked for; those converted are kept as long as they fit in
 // keep_bytes of memory together, so that a model larger than memory streams from its shards.
 class CheckpointModel : public F32Model {
  public:
-  // positions: rows of the RoPE tables. Throws LoadError, and CompressError for architectures that
-  // cannot be differentiated (mixture of experts) or are compressed already.
+  // positions: rows of the RoPE tables. Throws LoadError and CompressError.
   CheckpointModel(const std::string& directory, int positions, int64_t keep_bytes);
 
   const F32LayerWeights& Layer(int layer) override;

@@ -66,15 +66,13 @@ class Compression {
     PrepareDirectory();
     ReadText();
     GatherStatistics();
-    FactorStore::Options factor_options = FactorOptions(o_.weighting);
-    Say("factors");
-    factors_ = std::make_unique<FactorStore>(
-        FactorStore::Build(&model_, statistics_, factor_options, Progress("factors: layer")));
+    factors_ = std::make_unique<FactorStore>(FactorStore::Build(
+        &model_, statistics_, FactorOptions(o_.weighting), Progress("factors: layer")));
     evaluator_ =
         std::make_unique<PlanEvaluator>(&model_, factors_.get(), &search_, o_.memory_bytes / 2);
-    log_ = EvaluationLog(partial_ + "/evaluations.txt", EvaluationFingerprint(), o_.resume);
+    log_ = OpenLog(o_.weighting);
     summary_.uncompressed_bytes = UncompressedBytesPerToken(model_.config());
-    summary_.uncompressed_loss = Measure(*evaluator_, nullptr, &log_);
+    summary_.uncompressed_loss = Measure(*evaluator_, nullptr, &log_).loss;
     if (o_.keep_key > 0) {
       FixedRanks();
     } else if (o_.max_ppl_increase > 0) {
@@ -83,7 +81,7 @@ class Compression {
       Search(static_cast<int64_t>(o_.budget * summary_.uncompressed_bytes), o_.evaluations);
     }
     summary_.bytes = BytesPerToken(summary_.plan);
-    if (o_.keep_key == 0 && o_.evaluations > 0) CompareWithSimpler();
+    if (o_.keep_key == 0 && o_.evaluations > 1) CompareWithSimpler();
     summary_.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     Write();
@@ -157,12 +155,20 @@ class Compression {
   }
 
   std::string StatisticsFingerprint() const {
-    return fs::absolute(o_.model).string() + " " + summary_.calibration_fingerprint;
+    return Hex(Fingerprint(model_.files())) + " " + summary_.calibration_fingerprint;
   }
 
-  std::string EvaluationFingerprint() const {
-    return StatisticsFingerprint() + " " + Hex(Fingerprint(search_)) + " " + Name(o_.weighting) +
-           " " + std::to_string(o_.key_heads_per_group) + " " +
+  // Beside statistics that are kept, so that other budgets find what was measured.
+  EvaluationLog OpenLog(Weighting weighting) const {
+    const std::string name = std::string("evaluations-") + Name(weighting) + ".txt";
+    const bool kept = !o_.statistics.empty();
+    return EvaluationLog(kept ? o_.statistics + "." + name : partial_ + "/" + name,
+                         EvaluationFingerprint(weighting), kept || o_.resume);
+  }
+
+  std::string EvaluationFingerprint(Weighting weighting) const {
+    return "2 " + StatisticsFingerprint() + " " + Hex(Fingerprint(search_)) + " " +
+           Name(weighting) + " " + std::to_string(o_.key_heads_per_group) + " " +
            std::to_string(o_.value_heads_per_group) + " " + std::to_string(o_.input_damping) + " " +
            std::to_string(o_.output_damping) + " " + std::to_string(o_.seed);
   }
@@ -175,12 +181,19 @@ class Compression {
       if (known && (known->has_gradients || !NeedsGradients())) statistics_ = std::move(*known);
     }
     if (statistics_.layers.empty()) {
-      statistics_ = Calibrate(&model_, calibration_, NeedsGradients(),
-                              std::min<int64_t>(o_.memory_bytes / 2, int64_t{256} << 20),
+      statistics_ = Calibrate(&model_, calibration_, NeedsGradients(), o_.memory_bytes / 4,
                               Progress("calibration: window"));
       WriteStatistics(path, statistics_, StatisticsFingerprint());
     }
     summary_.calibration_tokens = statistics_.tokens;
+    for (const LayerStatistics& layer : statistics_.layers) {
+      summary_.experts += static_cast<int>(layer.expert_tokens.size());
+      summary_.unseen_experts += static_cast<int>((layer.expert_tokens.array() == 0).count());
+    }
+    if (summary_.unseen_experts > 0) {
+      Say(std::to_string(summary_.unseen_experts) + " of " + std::to_string(summary_.experts) +
+          " experts saw no calibration token; give more text");
+    }
   }
 
   FactorStore::Options FactorOptions(Weighting weighting) const {
@@ -191,13 +204,15 @@ class Compression {
     options.input_damping = o_.input_damping;
     options.output_damping = o_.output_damping;
     options.seed = o_.seed;
+    options.file = partial_ + "/factors-" + Name(weighting) + ".safetensors";
     return options;
   }
 
-  double Measure(PlanEvaluator& evaluator, const CompressionPlan* plan, EvaluationLog* log) {
+  PlanLoss Measure(PlanEvaluator& evaluator, const CompressionPlan* plan, EvaluationLog* log) {
     const CompressionPlan key = plan == nullptr ? CompressionPlan() : *plan;
     if (const auto known = log->Find(key)) return *known;
-    const double loss = plan == nullptr ? evaluator.UncompressedLoss() : evaluator.Loss(*plan);
+    const PlanLoss loss =
+        plan == nullptr ? PlanLoss{evaluator.UncompressedLoss(), 0} : evaluator.Loss(*plan);
     if (plan != nullptr) ++summary_.evaluations;
     log->Add(key, loss);
     return loss;
@@ -229,56 +244,60 @@ class Compression {
     options.budget_bytes = budget_bytes;
     options.max_evaluations = std::max(1, evaluations);
     options.decode_cost = o_.decode_cost;
-    options.corrections = summary_.corrections;
-    if (options.corrections.empty() && !o_.warm_start.empty()) {
-      options.corrections = ReadCorrections(o_.warm_start, model_.config().num_layers);
+    options.responses = summary_.responses;
+    if (options.responses.empty() && !o_.warm_start.empty()) {
+      options.responses = ReadResponses(o_.warm_start, model_.config().num_layers);
     }
-    if (!o_.quiet) {
-      options.progress = [this](const SearchProgress& p) {
-        const int filled = 24 * p.evaluations / p.max_evaluations;
-        std::fprintf(
-            stderr,
-            "\rsearch [%.*s%.*s] %d / %d: best +%.4f nats (%.2f %%) at %.2f %% of the bytes ",
-            filled, "########################", 24 - filled, "                        ",
-            p.evaluations, p.max_evaluations, p.best_loss - p.uncompressed_loss,
-            100 * std::expm1(p.best_loss - p.uncompressed_loss),
-            100 * p.best_bytes / summary_.uncompressed_bytes);
-      };
-    }
-    PlanSearch search(&Lists(), evaluator_.get(), &log_, summary_.uncompressed_loss, options);
+    if (!o_.quiet) options.progress = [this](const SearchProgress& p) { ShowProgress(p); };
+    PlanSearch search(&Lists(), evaluator_.get(), &log_, options);
     const SearchResult result = search.Run();
     if (!o_.quiet) std::fprintf(stderr, "\n");
     summary_.plan = result.plan;
     summary_.loss = result.loss;
-    summary_.corrections = result.corrections;
+    summary_.predicted_kl = result.predicted_kl;
+    summary_.responses = result.responses;
     summary_.evaluations += result.evaluations;
   }
 
-  // Bisection over bytes; the last budget that stayed within keeps its plan.
+  void ShowProgress(const SearchProgress& p) const {
+    const int filled = 24 * p.evaluations / p.max_evaluations;
+    std::fprintf(stderr, "\rsearch [%.*s%.*s] %d / %d: ", filled, "########################",
+                 24 - filled, "                        ", p.evaluations, p.max_evaluations);
+    if (p.best_bytes == 0) {
+      std::fprintf(stderr, "learning");
+    } else {
+      std::fprintf(stderr, "best +%.4f nats (%.2f %%) at %.2f %% of the bytes ", p.best_kl,
+                   100 * std::expm1(p.best_kl), 100 * p.best_bytes / summary_.uncompressed_bytes);
+    }
+  }
+
+  // Bisection over bytes; the last budget that stayed within keeps its plan. Both the measured loss
+  // and the divergence must stay within: either alone may be lucky on few windows.
   void SmallestWithin() {
-    const double limit = summary_.uncompressed_loss + std::log1p(o_.max_ppl_increase);
+    const double limit = std::log1p(o_.max_ppl_increase);
     int64_t low = 0;
     auto high = static_cast<int64_t>(summary_.uncompressed_bytes);
     for (const ChoiceList& list : Lists()) low += list.choices.front().bytes;
-    CompressionPlan best;
-    double best_loss = 0;
+    std::optional<CompressSummary> best;
+    const int share = o_.evaluations / 2 / kBudgetSteps;
     for (int step = 0; step < kBudgetSteps && low < high; ++step) {
       const int64_t middle = (low + high) / 2;
-      Search(middle, std::max(1, o_.evaluations / kBudgetSteps));
-      if (summary_.loss <= limit) {
+      Search(middle, share + (step == 0 ? o_.evaluations / 2 : 0));
+      const double increase =
+          std::max(summary_.loss.kl, summary_.loss.loss - summary_.uncompressed_loss);
+      if (increase <= limit) {
         high = middle;
-        best = summary_.plan;
-        best_loss = summary_.loss;
+        best = summary_;
       } else {
         low = middle + 1;
       }
     }
-    if (best.empty()) {
+    if (!best) {
       throw CompressError("--max-ppl-increase " + std::to_string(100 * o_.max_ppl_increase) +
                           "%: no cache of at most 16 bits was found to stay within it");
     }
-    summary_.plan = best;
-    summary_.loss = best_loss;
+    best->evaluations = summary_.evaluations;
+    summary_ = std::move(*best);
   }
 
   // Palu's own recipe (whitening only) at no more bytes: the most ranks that fit, in 4, 3 and 2
@@ -288,7 +307,7 @@ class Compression {
     const FactorStore palu =
         FactorStore::Build(&model_, statistics_, FactorOptions(Weighting::kPalu), nullptr);
     PlanEvaluator evaluator(&model_, &palu, &search_, 0);
-    EvaluationLog log(partial_ + "/evaluations-palu.txt", EvaluationFingerprint(), o_.resume);
+    EvaluationLog log = OpenLog(Weighting::kPalu);
     for (const RankSearch search : {RankSearch::kUniform, RankSearch::kFisherUniform}) {
       for (const int bits : {4, 3}) {
         const std::optional<CompressionPlan> plan = LargestWithin(palu, search, bits);
@@ -329,7 +348,11 @@ class Compression {
          {{"tokens", summary_.calibration_tokens},
           {"recipe", o_.recipe},
           {"fingerprint", summary_.calibration_fingerprint}}},
-        {"loss", {{"uncompressed", summary_.uncompressed_loss}, {"compressed", summary_.loss}}},
+        {"loss",
+         {{"uncompressed", summary_.uncompressed_loss},
+          {"compressed", summary_.loss.loss},
+          {"divergence", summary_.loss.kl},
+          {"divergence_predicted", summary_.predicted_kl}}},
         {"bytes_per_token", summary_.bytes}};
     WriteCheckpoint(o_.model, model_.files(), model_.config(), *factors_, summary_.plan,
                     o_.export_official ? CheckpointLayout::kOfficial : CheckpointLayout::kOurs,

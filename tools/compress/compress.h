@@ -13,20 +13,22 @@ namespace palu {
 struct ComparedPlan {
   std::string name;
   double bytes = 0;  // of a token
-  double loss = 0;   // on the search windows
+  PlanLoss loss;     // on the search windows
 };
 
 // What was done, for the report.
 struct CompressSummary {
   CompressionPlan plan;
   double uncompressed_bytes = 0, bytes = 0;  // of a token
-  double uncompressed_loss = 0, loss = 0;    // mean nats on the search windows
-  double predicted_increase = 0;             // nats; 0 when no gradients were taken
+  double uncompressed_loss = 0;              // mean nats on the search windows
+  PlanLoss loss;                             // likewise
+  double predicted_kl = 0;                   // nats, by what the search learned; 0 without one
   int64_t calibration_tokens = 0, search_tokens = 0;
   int evaluations = 0;
   std::string calibration_fingerprint;
   std::vector<ComparedPlan> compared;
-  std::vector<Correction> corrections;  // that the search found; empty without a search
+  std::vector<Response> responses;      // that the search learned; empty without a search
+  int experts = 0, unseen_experts = 0;  // of all layers; unseen: no calibration token chose them
   double seconds = 0;
 };
 

@@ -10,29 +10,32 @@
 namespace palu {
 namespace {
 
+// Smallest singular value, of their mean, that factors are scaled by.
+constexpr double kNoEnergy = 1e-12;
+
 double HadamardSign(int row, int column) {
   return (__builtin_popcount(static_cast<unsigned>(row & column)) & 1) ? -1.0 : 1.0;
 }
 
-// Orthonormal DCT-II.
+// Orthonormal DCT-II, transposed: column 0 is constant.
 double Cosine(int n, int row, int column) {
-  const double scale = row == 0 ? std::sqrt(1.0 / n) : std::sqrt(2.0 / n);
-  return scale * std::cos(std::numbers::pi / n * (column + 0.5) * row);
+  const double scale = column == 0 ? std::sqrt(1.0 / n) : std::sqrt(2.0 / n);
+  return scale * std::cos(std::numbers::pi / n * (row + 0.5) * column);
 }
 
 }  // namespace
 
-Factors Decompose(const MatrixD& w, const Roots& output, const Roots& input,
+Factors Decompose(const MatrixD& w, const Roots& output, const MatrixD& input,
                   const std::string& name) {
-  PALU_CHECK(output.root.rows() == w.rows() && input.root.rows() == w.cols());
-  const MatrixD weighted = Multiply(Multiply(output.root, w), input.root);
-  const Svd svd = ThinSvd(weighted, name);
+  PALU_CHECK(output.root.rows() == w.rows() && input.rows() == w.cols());
+  const LeftSvd svd = LeftSingularVectors(Multiply(Multiply(output.root, w), input), name);
   const double mean = svd.s.mean();
   if (!(mean > 0)) throw CompressError(name + ": zero");
-  const VectorD root = svd.s.cwiseSqrt();
+  // A component of no energy keeps finite factors.
+  const VectorD root = svd.s.cwiseMax(kNoEnergy * mean).cwiseSqrt();
   Factors factors;
-  factors.up = Multiply(output.inverse_root, svd.u * (root * std::sqrt(mean)).asDiagonal());
-  factors.down = Multiply((root / std::sqrt(mean)).asDiagonal() * svd.vt, input.inverse_root);
+  factors.up = Multiply(output.inverse_root, svd.p * (root * std::sqrt(mean)).asDiagonal());
+  factors.down = SolveLower((root * std::sqrt(mean)).cwiseInverse().asDiagonal() * svd.sq, input);
   factors.loss = svd.s.array().square();
   return factors;
 }

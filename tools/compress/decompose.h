@@ -21,18 +21,20 @@ struct Factors {
 };
 
 // Minimises tr(G dW A dW^T) at every rank: SVD of G^{1/2} W A^{1/2} = P S Q^T, then
-// up = G^{-1/2} P sqrt(S) c, down = sqrt(S) Q^T A^{-1/2} / c. The split of S is the one that makes
-// the error of latents rotated and coded with one step smallest. With G the identity this is the
-// whitened SVD of Palu (arXiv 2407.21118, section 3.1); with G the covariance of output gradients
-// it is the K-FAC approximation of the loss (arXiv 1503.05671). w [s * head_dim, hidden]; output:
-// roots of G [s * head_dim]^2; input: roots of A [hidden]^2. Throws CompressError.
-Factors Decompose(const MatrixD& w, const Roots& output, const Roots& input,
+// up = G^{-1/2} P sqrt(S) c, down = sqrt(S) Q^T A^{-1/2} / c (any root of A does). The split of S
+// is the one that makes the error of latents rotated and coded with one step smallest. With G the
+// identity this is the whitened SVD of Palu (arXiv 2407.21118, section 3.1); with G the covariance
+// of output gradients it is the K-FAC approximation of the loss (arXiv 1503.05671). w [s *
+// head_dim, hidden]; output: roots of G [s * head_dim]^2; input: the Cholesky factor of A,
+// [hidden]^2. Throws CompressError.
+Factors Decompose(const MatrixD& w, const Roots& output, const MatrixD& input,
                   const std::string& name);
 
 // Orthogonal r x r matrix without small entries: a Hadamard matrix of the largest power of two that
 // divides r, times (Kronecker) an orthogonal cosine matrix of the rest, columns' signs drawn from
 // seed. Folded into factors it spreads a latent's energy evenly, so that no entry is an outlier of
-// the row's common scale.
+// the row's common scale. Column 0 is constant: what is stored of the leading component, its mean
+// above all, moves a row's zero and takes no codes.
 MatrixD SpreadingRotation(int r, uint64_t seed);
 
 }  // namespace palu

@@ -11,6 +11,12 @@ void AppendSpec(const ProjectionSpec& spec, std::string* key) {
   for (const int rank : spec.ranks) key->append(1, ',').append(std::to_string(rank));
 }
 
+std::string Line(const PlanLoss& loss, const std::string& key) {
+  char numbers[96];
+  std::snprintf(numbers, sizeof(numbers), "%.17g %.17g ", loss.loss, loss.kl);
+  return numbers + key + "\n";
+}
+
 }  // namespace
 
 std::string PlanKey(const CompressionPlan& plan) {
@@ -28,11 +34,7 @@ EvaluationLog::EvaluationLog(const std::string& path, const std::string& fingerp
   if (resume) Read(path, fingerprint);
   out_.open(path, std::ios::trunc);
   out_ << fingerprint << "\n";
-  for (const auto& [key, loss] : losses_) {
-    char number[64];
-    std::snprintf(number, sizeof(number), "%.17g", loss);
-    out_ << number << " " << key << "\n";
-  }
+  for (const auto& [key, loss] : losses_) out_ << Line(loss, key);
   if (!out_.flush()) throw CompressError(path + ": cannot be written");
 }
 
@@ -43,25 +45,28 @@ void EvaluationLog::Read(const std::string& path, const std::string& fingerprint
   while (std::getline(in, line)) {
     if (in.eof()) break;
     std::istringstream fields(line);
-    double loss = 0;
+    PlanLoss loss;
     std::string key;
-    if (fields >> loss >> key) losses_[key] = loss;
+    if (fields >> loss.loss >> loss.kl) {
+      fields >> key;  // none: the uncompressed model
+      losses_[key] = loss;
+    }
   }
 }
 
-std::optional<double> EvaluationLog::Find(const CompressionPlan& plan) const {
+std::optional<PlanLoss> EvaluationLog::Find(const CompressionPlan& plan) const {
   const auto found = losses_.find(PlanKey(plan));
   if (found == losses_.end()) return std::nullopt;
   return found->second;
 }
 
-void EvaluationLog::Add(const CompressionPlan& plan, double loss) {
+void EvaluationLog::Add(const CompressionPlan& plan, const PlanLoss& loss) {
   const std::string key = PlanKey(plan);
   losses_[key] = loss;
   if (!out_.is_open()) return;
-  char number[64];
-  std::snprintf(number, sizeof(number), "%.17g", loss);
-  out_ << number << " " << key << "\n" << std::flush;
+  if (!(out_ << Line(loss, key) << std::flush)) {
+    throw CompressError("evaluations: cannot be written (disk full?)");
+  }
 }
 
 }  // namespace palu

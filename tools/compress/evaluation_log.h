@@ -6,14 +6,15 @@
 #include <optional>
 #include <string>
 
-#include "tools/compress/factor_store.h"
+#include "tools/compress/evaluator.h"
 
 namespace palu {
 
 // One line that says everything about a plan.
 std::string PlanKey(const CompressionPlan& plan);
 
-// A text file: a fingerprint of what the losses depend on, then a loss and a plan per line. A torn
+// A text file: a fingerprint of what the losses depend on, then loss, divergence and plan
+// per line. A torn
 // last line (the program was killed) is dropped. Not thread-safe.
 class EvaluationLog {
  public:
@@ -22,14 +23,14 @@ class EvaluationLog {
   // CompressError when it cannot be written.
   EvaluationLog(const std::string& path, const std::string& fingerprint, bool resume);
 
-  std::optional<double> Find(const CompressionPlan& plan) const;
-  void Add(const CompressionPlan& plan, double loss);
+  std::optional<PlanLoss> Find(const CompressionPlan& plan) const;
+  void Add(const CompressionPlan& plan, const PlanLoss& loss);
   size_t size() const { return losses_.size(); }
 
  private:
   void Read(const std::string& path, const std::string& fingerprint);
 
-  std::map<std::string, double> losses_;
+  std::map<std::string, PlanLoss> losses_;
   std::ofstream out_;
 };
 

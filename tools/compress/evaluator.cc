@@ -1,6 +1,10 @@
 #include "tools/compress/evaluator.h"
 
+#include <numeric>
+
 #include "tools/compress/f32_layer.h"
+#include "tools/compress/f32_ops.h"
+#include "tools/compress/parallel.h"
 
 namespace palu {
 
@@ -19,7 +23,7 @@ PlanEvaluator::PlanEvaluator(F32Model* model, const FactorStore* factors,
   may_keep_ = bytes <= memory_bytes;
 }
 
-double PlanEvaluator::Loss(const CompressionPlan& plan) {
+PlanLoss PlanEvaluator::Loss(const CompressionPlan& plan) {
   int first = 0;
   if (!reference_.empty()) {
     while (first < static_cast<int>(plan.size()) - 1 &&
@@ -28,19 +32,23 @@ double PlanEvaluator::Loss(const CompressionPlan& plan) {
       ++first;
     }
   }
+  UncompressedLoss();
   return Run(&plan, first, false);
 }
 
-double PlanEvaluator::LossAsReference(const CompressionPlan& plan) {
-  if (!may_keep_) return Run(&plan, 0, false);
-  const double loss = Run(&plan, 0, true);
+void PlanEvaluator::SetReference(const CompressionPlan& plan) {
+  if (!may_keep_) return;
+  UncompressedLoss();
+  Run(&plan, 0, true);
   reference_ = plan;
-  return loss;
 }
 
-double PlanEvaluator::UncompressedLoss() { return Run(nullptr, 0, false); }
+double PlanEvaluator::UncompressedLoss() {
+  if (uncompressed_.empty()) uncompressed_loss_ = Run(nullptr, 0, false).loss;
+  return uncompressed_loss_;
+}
 
-PlanEvaluator::Simulations PlanEvaluator::Simulate(const CompressionPlan& plan) {
+PlanEvaluator::Simulations PlanEvaluator::Simulate(const CompressionPlan& plan) const {
   const int head_dim = model_->config().head_dim;
   Simulations simulations;
   for (size_t i = 0; i < plan.size(); ++i) {
@@ -53,34 +61,47 @@ PlanEvaluator::Simulations PlanEvaluator::Simulate(const CompressionPlan& plan) 
   return simulations;
 }
 
-double PlanEvaluator::Run(const CompressionPlan* plan, int first_layer, bool keep) {
-  ++evaluations_;
+PlanLoss PlanEvaluator::Run(const CompressionPlan* plan, int first_layer, bool keep) {
   const int layers = model_->config().num_layers;
+  const size_t count = windows_->size();
   const Simulations simulations = plan == nullptr ? Simulations() : Simulate(*plan);
-  if (keep) inputs_.assign(windows_->size(), std::vector<MatrixF>(layers));
-  std::vector<MatrixF> x;
-  for (size_t i = 0; i < windows_->size(); ++i) {
-    x.push_back(first_layer > 0 ? inputs_[i][first_layer] : Embed(*model_, (*windows_)[i]));
+  if (keep) inputs_.assign(count, std::vector<MatrixF>(layers));
+  std::vector<MatrixF> x(count);
+  for (size_t i = 0; i < count; ++i) {
+    x[i] = first_layer > 0 ? inputs_[i][first_layer] : Embed(*model_, (*windows_)[i]);
   }
-  LayerActivations activations;
   for (int layer = first_layer; layer < layers; ++layer) {
-    for (size_t i = 0; i < x.size(); ++i) {
+    model_->Layer(layer);  // read from disk now, not by several threads
+    ParallelFor(count, [&](size_t i) {
       if (keep) inputs_[i][layer] = x[i];
+      LayerActivations activations;
       x[i] = ForwardLayer(model_, layer, x[i], plan == nullptr ? nullptr : &simulations[layer],
                           &activations);
+    });
+  }
+  std::vector<WindowDivergence> sums(count);
+  ParallelFor(count, [&](size_t i) {
+    MatrixF normed = FinalNorm(*model_, x[i]);
+    if (plan == nullptr) {
+      sums[i].loss = CrossEntropy(normed, model_->head(), (*windows_)[i], nullptr);
+      x[i] = std::move(normed);
+    } else {
+      sums[i] = Divergence(normed, uncompressed_[i], model_->head(), (*windows_)[i]);
     }
+  });
+  if (plan == nullptr) uncompressed_ = std::move(x);
+  PlanLoss loss;
+  for (const WindowDivergence& sum : sums) {
+    loss.loss += sum.loss / Predictions();
+    loss.kl += sum.kl / Predictions();
   }
-  double loss = 0;
-  for (size_t i = 0; i < x.size(); ++i) {
-    loss += WindowLoss(*model_, x[i], (*windows_)[i], nullptr);
-  }
-  return loss / static_cast<double>(Predictions());
+  return loss;
 }
 
-int64_t PlanEvaluator::Predictions() const {
-  int64_t predictions = 0;
-  for (const auto& window : *windows_) predictions += static_cast<int64_t>(window.size()) - 1;
-  return predictions;
+double PlanEvaluator::Predictions() const {
+  return std::accumulate(windows_->begin(), windows_->end(), 0.0, [](double sum, const auto& w) {
+    return sum + static_cast<double>(w.size() - 1);
+  });
 }
 
 }  // namespace palu

@@ -6,13 +6,6 @@
 namespace palu {
 namespace {
 
-MatrixF Linear(const MatrixF& x, const MatrixF& weight, const VectorF& bias = {}) {
-  MatrixF y(x.rows(), weight.rows());
-  GemmNT(x, weight, y);
-  if (bias.size() > 0) y.rowwise() += bias.transpose();
-  return y;
-}
-
 // dx += dy * weight.
 void LinearBackward(const MatrixF& dy, const MatrixF& weight, MatrixF* dx) {
   GemmNN(dy, weight, *dx, 1, 1);
@@ -65,10 +58,7 @@ MatrixF ForwardLayer(F32Model* model, int layer, const MatrixF& x,
   a->attention_out = Linear(a->heads, w.o, w.o_bias);
   a->middle = x + NormHeads(config, a->attention_out, w.attention_out_norm);
   a->mlp_normed = RmsNorm(a->middle, w.mlp_norm, config.rms_norm_eps, config.rms_norm_offset);
-  a->gate = Linear(a->mlp_normed, w.gate, w.gate_bias);
-  a->up = Linear(a->mlp_normed, w.up, w.up_bias);
-  a->act = GatedActivation(a->gate, a->up, config.activation);
-  a->mlp_out = Linear(a->act, w.down, w.down_bias);
+  a->mlp_out = FeedForward(config, w, a->mlp_normed, &a->mlp);
   return a->middle + NormHeads(config, a->mlp_out, w.mlp_out_norm);
 }
 
@@ -78,13 +68,7 @@ LayerGradient BackwardLayer(F32Model* model, int layer, const MatrixF& x, const 
   const F32LayerWeights& w = model->Layer(layer);
   const MatrixF& cos_sin = model->cos_sin(config.layers[layer].rope);
   const MatrixF dmlp = NormHeadsBackward(config, a.mlp_out, dout, w.mlp_out_norm);
-  MatrixF dact(a.act.rows(), a.act.cols());
-  GemmNN(dmlp, w.down, dact);
-  MatrixF dgate = a.gate, dup = a.up;
-  GatedActivationBackward(&dgate, &dup, dact, config.activation);
-  MatrixF dmlp_normed = MatrixF::Zero(x.rows(), x.cols());
-  LinearBackward(dgate, w.gate, &dmlp_normed);
-  LinearBackward(dup, w.up, &dmlp_normed);
+  const MatrixF dmlp_normed = FeedForwardBackward(config, w, a.mlp_normed, a.mlp, dmlp);
   const MatrixF dmiddle = dout + RmsNormBackward(a.middle, dmlp_normed, w.mlp_norm,
                                                  config.rms_norm_eps, config.rms_norm_offset);
 
@@ -118,11 +102,15 @@ MatrixF Embed(const F32Model& model, std::span<const int32_t> ids) {
   return x;
 }
 
+MatrixF FinalNorm(const F32Model& model, const MatrixF& x) {
+  const ModelConfig& config = model.config();
+  return RmsNorm(x, model.final_norm(), config.rms_norm_eps, config.rms_norm_offset);
+}
+
 double WindowLoss(const F32Model& model, const MatrixF& x, std::span<const int32_t> ids,
                   MatrixF* dx) {
   const ModelConfig& config = model.config();
-  const MatrixF normed =
-      RmsNorm(x, model.final_norm(), config.rms_norm_eps, config.rms_norm_offset);
+  const MatrixF normed = FinalNorm(model, x);
   MatrixF dnormed;
   const double loss = CrossEntropy(normed, model.head(), ids, dx == nullptr ? nullptr : &dnormed);
   if (dx != nullptr) {

@@ -5,7 +5,7 @@
 #include <span>
 
 #include "tools/compress/cache_simulation.h"
-#include "tools/compress/f32_model.h"
+#include "tools/compress/f32_mlp.h"
 
 namespace palu {
 
@@ -16,7 +16,8 @@ struct LayerActivations {
   MatrixF q, k, v;                // as attention sees them
   MatrixF heads;                  // attention's result
   MatrixF attention_out, middle;  // after O; after the residual sum
-  MatrixF mlp_normed, gate, up, act, mlp_out;
+  MatrixF mlp_normed, mlp_out;
+  FeedForwardActivations mlp;
 };
 
 // x [T, hidden] -> the layer's output. simulation may be null: keys and values as they are.
@@ -33,6 +34,8 @@ LayerGradient BackwardLayer(F32Model* model, int layer, const MatrixF& x,
 
 // Rows of the embedding table, scaled.
 MatrixF Embed(const F32Model& model, std::span<const int32_t> ids);
+// The last layer's output after the last norm.
+MatrixF FinalNorm(const F32Model& model, const MatrixF& x);
 // Sum of the next-token losses of a window from the last layer's output; dx, if not null, becomes
 // its gradient.
 double WindowLoss(const F32Model& model, const MatrixF& x, std::span<const int32_t> ids,

@@ -10,6 +10,12 @@
 
 namespace palu {
 
+// A gated MLP. Matrices are [out, in]; absent vectors are empty.
+struct F32Mlp {
+  MatrixF gate, up, down;
+  VectorF gate_bias, up_bias, down_bias;
+};
+
 // Matrices are [out, in]; absent vectors are empty.
 struct F32LayerWeights {
   VectorF input_norm, mlp_norm;
@@ -17,8 +23,9 @@ struct F32LayerWeights {
   VectorF q_norm, k_norm;                    // [head_dim]
   MatrixF q, k, v, o;
   VectorF q_bias, k_bias, v_bias, o_bias;
-  MatrixF gate, up, down;
-  VectorF gate_bias, up_bias, down_bias;
+  F32Mlp mlp;                   // dense layers
+  MatrixF router;               // mixture of experts: [experts, hidden]
+  std::vector<F32Mlp> experts;  // likewise
 };
 
 // Read-only after construction. Layer() is not thread-safe: it may read the next layer from disk.

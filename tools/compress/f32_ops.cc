@@ -14,6 +14,13 @@ constexpr float kGeluB = 0.044715f;
 
 }  // namespace
 
+MatrixF Linear(const MatrixF& x, const MatrixF& weight, const VectorF& bias) {
+  MatrixF y(x.rows(), weight.rows());
+  GemmNT(x, weight, y);
+  if (bias.size() > 0) y.rowwise() += bias.transpose();
+  return y;
+}
+
 MatrixF RmsNorm(const MatrixF& x, const VectorF& weight, float eps, float offset) {
   const Eigen::Index width = weight.size();
   MatrixF y(x.rows(), x.cols());
@@ -115,6 +122,36 @@ double CrossEntropy(const MatrixF& x, const MatrixF& head, std::span<const int32
            Strided(dx->data() + static_cast<size_t>(begin) * hidden, rows, hidden, hidden));
   }
   return loss;
+}
+
+WindowDivergence Divergence(const MatrixF& x, const MatrixF& reference, const MatrixF& head,
+                            std::span<const int32_t> ids) {
+  const auto tokens = static_cast<int>(x.rows());
+  const auto hidden = static_cast<int>(x.cols());
+  const auto logits_of = [&](const MatrixF& m, int begin, int rows) {
+    MatrixF logits(rows, head.rows());
+    GemmNT(Strided(const_cast<float*>(m.data()) + static_cast<size_t>(begin) * hidden, rows, hidden,
+                   hidden),
+           head, logits);
+    return logits;
+  };
+  WindowDivergence sum;
+  Eigen::ArrayXf weight(head.rows());
+  for (int begin = 0; begin + 1 < tokens; begin += kLogitRows) {
+    const int rows = std::min(kLogitRows, tokens - 1 - begin);
+    const MatrixF q = logits_of(x, begin, rows), p = logits_of(reference, begin, rows);
+    for (int r = 0; r < rows; ++r) {
+      const auto q_row = q.row(r).transpose().array(), p_row = p.row(r).transpose().array();
+      const float q_peak = q_row.maxCoeff(), p_peak = p_row.maxCoeff();
+      const double q_log = std::log((q_row - q_peak).exp().cast<double>().sum()) + q_peak;
+      weight = (p_row - p_peak).exp();
+      const double p_sum = weight.cast<double>().sum(), p_log = std::log(p_sum) + p_peak;
+      const double gap = (weight * (p_row - q_row)).cast<double>().sum() / p_sum;
+      sum.loss += q_log - q_row[ids[begin + r + 1]];
+      sum.kl += gap - p_log + q_log;
+    }
+  }
+  return sum;
 }
 
 }  // namespace palu

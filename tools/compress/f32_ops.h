@@ -11,6 +11,9 @@
 
 namespace palu {
 
+// x [T, in] times weight [out, in] transposed, plus bias [out] if it is not empty.
+MatrixF Linear(const MatrixF& x, const MatrixF& weight, const VectorF& bias = {});
+
 // y = x / rms(x) * (weight + offset) over every run of weight.size() columns of x [T, n * width].
 MatrixF RmsNorm(const MatrixF& x, const VectorF& weight, float eps, float offset);
 // Gradient of x for gradient dy of y.
@@ -47,5 +50,14 @@ void GatedActivationBackward(MatrixF* gate, MatrixF* up, const MatrixF& dy, Acti
 // negative log-likelihood of ids[t + 1] at every t < T - 1; dx, if not null, becomes its gradient.
 double CrossEntropy(const MatrixF& x, const MatrixF& head, std::span<const int32_t> ids,
                     MatrixF* dx);
+
+// Sums over a window's predictions, nats.
+struct WindowDivergence {
+  double loss = 0;  // negative log-likelihood, as CrossEntropy
+  double kl = 0;    // KL(reference || x): what a coded cache changes, without the text's own chance
+};
+// reference [T, hidden]: of the uncompressed model, after its last norm.
+WindowDivergence Divergence(const MatrixF& x, const MatrixF& reference, const MatrixF& head,
+                            std::span<const int32_t> ids);
 
 }  // namespace palu

@@ -1,5 +1,10 @@
 #include "tools/compress/factor_store.h"
 
+#include <cstring>
+#include <memory>
+
+#include "engine/model/safetensors_writer.h"
+#include "kernels/check.h"
 #include "tools/compress/blas.h"
 
 namespace palu {
@@ -29,6 +34,31 @@ MatrixD OutputMetric(const F32LayerWeights& w, const ModelConfig& config,
   return metric;
 }
 
+std::string NameOf(int layer, bool key, int group, const char* what) {
+  return std::to_string(layer) + (key ? ".key." : ".value.") + std::to_string(group) + "." + what;
+}
+
+// In the order in which Build writes.
+std::vector<SafetensorsDeclaration> Declare(const ModelConfig& config,
+                                            const FactorStore::Options& options) {
+  std::vector<SafetensorsDeclaration> declarations;
+  for (int layer = 0; layer < config.num_layers; ++layer) {
+    for (const bool key : {true, false}) {
+      const int heads = key ? options.key_heads_per_group : options.value_heads_per_group;
+      const int64_t width = int64_t{heads} * config.head_dim;
+      for (int g = 0; g < config.num_kv_heads / heads; ++g) {
+        declarations.push_back({NameOf(layer, key, g, "up"), "F32", {width, width}});
+        declarations.push_back({NameOf(layer, key, g, "down"), "F32", {width, config.hidden_size}});
+      }
+    }
+  }
+  return declarations;
+}
+
+std::span<const std::byte> BytesOf(const MatrixF& m) {
+  return std::as_bytes(std::span(m.data(), static_cast<size_t>(m.size())));
+}
+
 MatrixF RoundF16(const MatrixD& m) { return m.cast<float>().cast<Eigen::half>().cast<float>(); }
 
 }  // namespace
@@ -47,32 +77,67 @@ FactorStore FactorStore::Build(F32Model* model, const Statistics& statistics,
   FactorStore store;
   store.seed_ = options.seed;
   store.layers_.resize(config.num_layers);
+  std::unique_ptr<SafetensorsWriter> writer;
+  if (!options.file.empty()) {
+    writer = std::make_unique<SafetensorsWriter>(options.file, Declare(config, options));
+  }
   for (int layer = 0; layer < config.num_layers; ++layer) {
     const std::string where = "layer " + std::to_string(layer);
     const LayerStatistics& s = statistics.layers[layer];
-    const Roots input = PsdRoots(s.input, options.input_damping, where + " input covariance");
+    const MatrixD input =
+        CholeskyFactor(s.input, options.input_damping, where + " input covariance");
     const F32LayerWeights& w = model->Layer(layer);
     for (const bool key : {true, false}) {
       ProjectionFactors& factors = key ? store.layers_[layer].key : store.layers_[layer].value;
       factors.heads_per_group = key ? options.key_heads_per_group : options.value_heads_per_group;
-      const int width = factors.heads_per_group * config.head_dim;
+      factors.width = factors.heads_per_group * config.head_dim;
       const std::string name = where + (key ? " key" : " value");
-      for (int first = 0; first < config.num_kv_heads * config.head_dim; first += width) {
-        const MatrixD metric = OutputMetric(w, config, s, options.weighting, key, first, width);
+      for (int g = 0; g < config.num_kv_heads / factors.heads_per_group; ++g) {
+        const int first = g * factors.width;
+        const MatrixD metric =
+            OutputMetric(w, config, s, options.weighting, key, first, factors.width);
         const Roots output = PsdRoots(metric, options.output_damping, name + " output covariance");
-        const MatrixD rows = (key ? w.k : w.v).middleRows(first, width).cast<double>();
-        factors.groups.push_back(Decompose(rows, output, input, name));
+        const MatrixD rows = (key ? w.k : w.v).middleRows(first, factors.width).cast<double>();
+        const Factors found = Decompose(rows, output, input, name);
+        factors.groups.push_back({found.loss});
+        Matrices matrices{found.up.transpose().cast<float>(), found.down.cast<float>()};
+        if (writer) {
+          writer->Write(BytesOf(matrices.up));
+          writer->Write(BytesOf(matrices.down));
+        } else {
+          store.in_memory_.emplace(Group{layer, key, g}, std::move(matrices));
+        }
       }
     }
     if (progress) progress(layer + 1, config.num_layers);
   }
+  if (writer) {
+    writer->Finish();
+    store.file_ = Safetensors::OpenFile(options.file);
+  }
   return store;
+}
+
+FactorStore::Matrices FactorStore::Leading(const Group& group, int rank) const {
+  if (!file_) {
+    const Matrices& whole = in_memory_.at(group);
+    return {whole.up.topRows(rank), whole.down.topRows(rank)};
+  }
+  const auto [layer, key, g] = group;
+  const auto read = [&](const char* what) {
+    const SafetensorsEntry* entry = file_->Find(NameOf(layer, key, g, what));
+    PALU_CHECK(entry != nullptr && rank <= entry->shape[0]);
+    MatrixF m(rank, entry->shape[1]);
+    std::memcpy(m.data(), entry->data.data(), static_cast<size_t>(m.size()) * sizeof(float));
+    return m;
+  };
+  return {read("up"), read("down")};
 }
 
 FactorStore::Stored FactorStore::Cut(int layer, bool key, int group, int rank,
                                      LatentFormat format) const {
-  const Factors& factors = Of(layer, key).groups[group];
-  MatrixD up = factors.up.leftCols(rank), down = factors.down.topRows(rank);
+  const Matrices leading = Leading({layer, key, group}, rank);
+  MatrixD up = leading.up.transpose().cast<double>(), down = leading.down.cast<double>();
   if (IsQuantized(format)) {
     const MatrixD rotation = SpreadingRotation(rank, seed_);
     down = Multiply(rotation, down);

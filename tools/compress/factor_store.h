@@ -2,10 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "engine/cache/latent_layout.h"
+#include "engine/model/safetensors.h"
 #include "tools/compress/cache_simulation.h"
 #include "tools/compress/calibration.h"
 #include "tools/compress/decompose.h"
@@ -27,12 +31,21 @@ double BytesPerToken(const CompressionPlan& plan);
 // Of the 16-bit dense cache of the same model.
 double UncompressedBytesPerToken(const ModelConfig& config);
 
-struct ProjectionFactors {
-  int heads_per_group = 1;
-  std::vector<Factors> groups;
+// What ranks are chosen by.
+struct GroupSpectrum {
+  VectorD loss;  // as in Factors
+
+  double LossFromRank(int rank) const { return loss.tail(loss.size() - rank).sum(); }
 };
 
-// Immutable after Build; thread-safe.
+struct ProjectionFactors {
+  int heads_per_group = 1;
+  int width = 0;  // heads_per_group * head_dim
+  std::vector<GroupSpectrum> groups;
+};
+
+// Spectra lie in memory; factors too, or in a file that is written layer by layer and mapped, so
+// that memory does not grow with the model. Immutable after Build; thread-safe.
 class FactorStore {
  public:
   struct Options {
@@ -40,9 +53,10 @@ class FactorStore {
     int key_heads_per_group = 1, value_heads_per_group = 1;
     double input_damping = 1e-6, output_damping = 1e-4;  // times the mean of the diagonal
     uint64_t seed = 0;                                   // signs of rotations
+    std::string file;                                    // of the factors; empty: in memory
   };
 
-  // Layer by layer: only one layer's weights are read at a time. Throws CompressError.
+  // Layer by layer: only one layer's weights are read at a time. Throws CompressError, LoadError.
   static FactorStore Build(F32Model* model, const Statistics& statistics, const Options& options,
                            const CalibrationProgress& progress);
 
@@ -66,7 +80,17 @@ class FactorStore {
   struct LayerFactors {
     ProjectionFactors key, value;
   };
+  using Group = std::tuple<int, bool, int>;  // layer, key, group
+  struct Matrices {
+    MatrixF up;    // transposed, so that any rank is a prefix: [rank, heads_per_group * head_dim]
+    MatrixF down;  // [rank, hidden]
+  };
+  // The first rank components.
+  Matrices Leading(const Group& group, int rank) const;
+
   std::vector<LayerFactors> layers_;
+  std::map<Group, Matrices> in_memory_;
+  std::optional<Safetensors> file_;
   uint64_t seed_ = 0;
 };
 

@@ -56,16 +56,33 @@ Roots PsdRoots(const MatrixD& m, double damping, const std::string& name) {
   return roots;
 }
 
-Svd ThinSvd(const MatrixD& m, const std::string& name) {
+MatrixD CholeskyFactor(const MatrixD& m, double damping, const std::string& name) {
+  PALU_CHECK(m.rows() == m.cols());
   CheckFinite(m, name);
-  const auto rows = static_cast<lapack_int>(m.rows());
-  const auto cols = static_cast<lapack_int>(m.cols());
-  const lapack_int k = std::min(rows, cols);
-  Svd svd{MatrixD(rows, k), VectorD(k), MatrixD(k, cols)};
-  MatrixD work = m;
-  const int info = LAPACKE_dgesdd(LAPACK_ROW_MAJOR, 'S', rows, cols, work.data(), cols,
-                                  svd.s.data(), svd.u.data(), k, svd.vt.data(), cols);
-  if (info != 0) throw CompressError(name + ": singular value decomposition did not converge");
+  const auto n = static_cast<lapack_int>(m.rows());
+  const double mean = m.trace() / static_cast<double>(n);
+  if (!(mean > 0)) throw CompressError(name + ": singular (all zero)");
+  MatrixD lower = (m + m.transpose()) * 0.5;
+  lower.diagonal().array() += damping * mean;
+  // Column-major upper is row-major lower.
+  const int info = LAPACKE_dpotrf(LAPACK_COL_MAJOR, 'U', n, lower.data(), n);
+  const VectorD pivots = lower.diagonal().array().square();
+  if (info != 0 || pivots.minCoeff() <= kSingular * pivots.maxCoeff()) {
+    throw CompressError(name + ": singular; give more calibration text or a larger --damping");
+  }
+  lower.triangularView<Eigen::StrictlyUpper>().setZero();
+  return lower;
+}
+
+LeftSvd LeftSingularVectors(const MatrixD& m, const std::string& name) {
+  CheckFinite(m, name);
+  const EigenPairs eigen = SymmetricEigen(Multiply(m, m.transpose()), name);
+  LeftSvd svd;
+  svd.p = eigen.vectors.rowwise().reverse();
+  svd.sq = Multiply(svd.p.transpose(), m);
+  svd.s = svd.sq.rowwise().norm();
+  // Rounding may swap neighbours at the end of the spectrum.
+  for (Eigen::Index i = 1; i < svd.s.size(); ++i) svd.s[i] = std::min(svd.s[i], svd.s[i - 1]);
   return svd;
 }
 

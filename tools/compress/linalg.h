@@ -32,13 +32,19 @@ struct Roots {
 // singular.
 Roots PsdRoots(const MatrixD& m, double damping, const std::string& name);
 
-struct Svd {   // m = u * diag(s) * vt, economy size
-  MatrixD u;   // [rows, k]
-  VectorD s;   // [k], descending
-  MatrixD vt;  // [k, cols]
+// Lower triangular l with l * l^T = m + damping * mean(diagonal): what whitens m, at a small part
+// of the cost of a root. Throws CompressError as PsdRoots does.
+MatrixD CholeskyFactor(const MatrixD& m, double damping, const std::string& name);
+
+// m = p * q with p orthogonal: the left singular vectors and what remains, m's rows in their basis.
+struct LeftSvd {
+  VectorD s;   // [rows], descending
+  MatrixD p;   // [rows, rows]
+  MatrixD sq;  // p^T * m: [rows, cols], row i of norm s[i]
 };
 
-// Throws CompressError when m is not finite or the iteration fails.
-Svd ThinSvd(const MatrixD& m, const std::string& name);
+// From the eigenvectors of m * m^T, so meant for few rows; p * sq is m to rounding, whatever the
+// condition. Throws CompressError when m is not finite or the iteration fails.
+LeftSvd LeftSingularVectors(const MatrixD& m, const std::string& name);
 
 }  // namespace palu

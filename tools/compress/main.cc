@@ -57,7 +57,8 @@ void AddOptions(CLI::App* app, CompressOptions* o, Extra* extra) {
   app->add_option("--gradient-damping", o->output_damping)->capture_default_str();
   app->add_option("--seed", o->seed)->capture_default_str();
   app->add_option("--statistics", o->statistics,
-                  "file of calibration statistics: read if it fits, else written");
+                  "file of calibration statistics: read if it fits, else written; what searches "
+                  "measure is kept beside it");
   app->add_flag("--export-official", o->export_official, "the Palu authors' layout");
   app->add_flag("--resume", o->resume, "go on from OUT.partial");
   app->add_option("--threads", o->threads, "0: all cores");
@@ -137,7 +138,7 @@ int main(int argc, char** argv) {
     std::printf("%s: %.1f bytes per token, %.2f %% of 16 bit; perplexity %.3f -> %.3f; %.0f s\n",
                 options.out.c_str(), summary.bytes,
                 100 * summary.bytes / summary.uncompressed_bytes,
-                std::exp(summary.uncompressed_loss), std::exp(summary.loss), summary.seconds);
+                std::exp(summary.uncompressed_loss), std::exp(summary.loss.loss), summary.seconds);
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "palu-compress: %s\n", error.what());

@@ -24,7 +24,7 @@ struct CompressOptions {
 
   double budget = 0;            // fraction of the 16-bit cache; 0: not asked for
   double max_ppl_increase = 0;  // fraction, e.g. 0.02; 0: not asked for
-  int evaluations = 120;        // of the search; 0: by the statistics alone
+  int evaluations = 240;        // of the search; 0: by the statistics alone
   std::vector<int> search_bits = {16, 8, 4, 3, 2};
   std::string warm_start;  // report.json or directory of an earlier search of the same model
   double decode_cost = 0;

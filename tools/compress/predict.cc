@@ -79,6 +79,22 @@ void Prune(std::vector<Choice>* choices) {
   *choices = std::move(kept);
 }
 
+// Whole ranks in few bits, and fractions of the ranks in 16 bits.
+std::vector<Choice> Probes(const ProjectionFactors& factors, int head_dim) {
+  const int blocks =
+      static_cast<int>(factors.groups.size()) * (factors.width / RankBlock(factors.width));
+  const auto coded = [&](LatentFormat format) {
+    return LowRank(factors, head_dim, blocks, format);
+  };
+  const auto cut = [&](double kept) {
+    const int least = static_cast<int>(factors.groups.size());
+    return LowRank(factors, head_dim, std::max(least, static_cast<int>(std::lround(kept * blocks))),
+                   LatentFormat::kF16);
+  };
+  return {cut(0.5),  coded(LatentFormat::kInt4), cut(0.3), coded(LatentFormat::kInt3),
+          cut(0.75), coded(LatentFormat::kInt2), cut(0.15)};
+}
+
 }  // namespace
 
 double NormalRange(int n) { return 2 * NormalQuantile((n - 0.375) / (n + 0.25)); }
@@ -95,9 +111,9 @@ std::vector<ChoiceList> MakeChoices(F32Model* model, const Statistics& statistic
       const ProjectionFactors& f = factors.Of(layer, key);
       const MatrixD weight = (key ? w.k : w.v).cast<double>();
       const VectorD energy = (weight * s.input).cwiseProduct(weight).rowwise().sum();
-      const int width = static_cast<int>(f.groups[0].up.rows());
+      const int width = f.width;
       const int groups = static_cast<int>(f.groups.size());
-      ChoiceList list{layer, key, {}};
+      ChoiceList list{layer, key, {}, Probes(f, config.head_dim)};
       for (const LatentFormat format : formats) {
         list.choices.push_back(
             Dense(key ? s.key_gradient : s.value_gradient, energy, config.head_dim, format));

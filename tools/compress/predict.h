@@ -20,12 +20,15 @@ struct Choice {
   PredictedLoss predicted;
 };
 
-// One projection of one layer, choices ordered by bytes. None has fewer bytes than another and less
-// predicted loss of both kinds.
+// One projection of one layer.
 struct ChoiceList {
   int layer = 0;
   bool key = true;
+  // Ordered by bytes. None has fewer bytes than another and less predicted loss of both kinds.
   std::vector<Choice> choices;
+  // To learn by how the measured loss depends on the predicted one, most telling first: some cut
+  // and not coded, some coded and not cut.
+  std::vector<Choice> probes;
 };
 
 // Every rank and format of the factors, and rotated dense storage. factors must be K-FAC weighted.

@@ -2,25 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdarg>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 
 #include "engine/model/json_file.h"
+#include "tools/eval/format.h"
 
 namespace palu {
 namespace {
-
-std::string Format(const char* format, ...) __attribute__((format(printf, 1, 2)));
-std::string Format(const char* format, ...) {
-  char buffer[512];
-  va_list args;
-  va_start(args, format);
-  std::vsnprintf(buffer, sizeof(buffer), format, args);
-  va_end(args);
-  return buffer;
-}
 
 int TotalRank(const ProjectionSpec& spec) {
   int total = 0;
@@ -107,6 +96,29 @@ std::string CommandLine(const CompressOptions& o) {
   return line + Format(" --seed %llu", static_cast<unsigned long long>(o.seed));
 }
 
+namespace {
+
+// Pairs of predicted and measured.
+nlohmann::json CurveJson(const ResponseCurve& curve) {
+  nlohmann::json points = nlohmann::json::array();
+  for (const ResponseCurve::Point& p : curve.points()) {
+    points.push_back({{"predicted", std::exp(p.log_predicted)},
+                      {"measured", std::exp(p.log_predicted + p.log_factor)}});
+  }
+  return points;
+}
+
+ResponseCurve ReadCurve(const Json& points, const std::string& file) {
+  ResponseCurve curve;
+  for (const Json& point : points) {
+    const JsonObject object(point, file, "responses");
+    curve.Add(object.Number("predicted", 0, 1e12), object.Number("measured", 0, 1e12));
+  }
+  return curve;
+}
+
+}  // namespace
+
 nlohmann::json ReportJson(const CompressOptions& options, const CompressSummary& summary) {
   nlohmann::json json = {{"command", CommandLine(options)},
                          {"method", Name(options.weighting)},
@@ -114,9 +126,10 @@ nlohmann::json ReportJson(const CompressOptions& options, const CompressSummary&
                          {"bytes_per_token_16bit", summary.uncompressed_bytes},
                          {"fraction", summary.bytes / summary.uncompressed_bytes},
                          {"perplexity_before", std::exp(summary.uncompressed_loss)},
-                         {"perplexity_after", std::exp(summary.loss)},
-                         {"loss_increase_measured", summary.loss - summary.uncompressed_loss},
-                         {"loss_increase_predicted", summary.predicted_increase},
+                         {"perplexity_after", std::exp(summary.loss.loss)},
+                         {"loss_increase", summary.loss.loss - summary.uncompressed_loss},
+                         {"divergence", summary.loss.kl},
+                         {"divergence_predicted", summary.predicted_kl},
                          {"calibration_tokens", summary.calibration_tokens},
                          {"search_tokens", summary.search_tokens},
                          {"calibration_fingerprint", summary.calibration_fingerprint},
@@ -127,11 +140,15 @@ nlohmann::json ReportJson(const CompressOptions& options, const CompressSummary&
   for (const ComparedPlan& plan : summary.compared) {
     json["compared"].push_back({{"name", plan.name},
                                 {"bytes_per_token", plan.bytes},
-                                {"perplexity", std::exp(plan.loss)}});
+                                {"perplexity", std::exp(plan.loss.loss)},
+                                {"divergence", plan.loss.kl}});
   }
-  json["corrections"] = nlohmann::json::array();
-  for (const Correction& c : summary.corrections) {
-    json["corrections"].push_back({{"cut", c.cut}, {"coding", c.coding}});
+  json["responses"] = nlohmann::json::array();
+  for (const Response& r : summary.responses) {
+    json["responses"].push_back({{"cut", CurveJson(r.cut)}, {"coding", CurveJson(r.coding)}});
+  }
+  if (summary.experts > 0) {
+    json["experts"] = {{"all", summary.experts}, {"unseen", summary.unseen_experts}};
   }
   json["layers"] = nlohmann::json::array();
   for (const LayerSpec& layer : summary.plan) {
@@ -147,45 +164,53 @@ nlohmann::json ReportJson(const CompressOptions& options, const CompressSummary&
   return json;
 }
 
-std::vector<Correction> ReadCorrections(const std::string& path, int layers) {
+std::vector<Response> ReadResponses(const std::string& path, int layers) {
   const std::string file = std::filesystem::is_directory(path) ? path + "/report.json" : path;
   const Json root = ParseJson(ReadFile(file), file);
-  const Json& list = JsonObject(root, file).Array("corrections");
+  const Json& list = JsonObject(root, file).Array("responses");
   if (list.size() != static_cast<size_t>(2 * layers)) {
-    throw CompressError(file + ": found corrections of " + std::to_string(list.size()) +
+    throw CompressError(file + ": found responses of " + std::to_string(list.size()) +
                         " projections, expected " + std::to_string(2 * layers));
   }
-  std::vector<Correction> corrections;
+  std::vector<Response> responses;
   for (const Json& entry : list) {
-    const JsonObject object(entry, file, "corrections");
-    corrections.push_back({object.Number("cut", 0, 1e12), object.Number("coding", 0, 1e12)});
+    const JsonObject object(entry, file, "responses");
+    responses.push_back(
+        {ReadCurve(object.Array("cut"), file), ReadCurve(object.Array("coding"), file)});
   }
-  return corrections;
+  return responses;
 }
 
 std::string ReportMarkdown(const CompressOptions& options, const CompressSummary& summary) {
   std::string text = "# KV cache compression\n\n`" + CommandLine(options) + "`\n\n";
   text += Format(
-      "| | bytes per token | of the 16-bit cache | perplexity (search windows) |\n"
-      "|---|---|---|---|\n| uncompressed, 16 bit | %.1f | 100 %% | %.3f |\n"
-      "| **this checkpoint** | **%.1f** | **%.2f %%** | **%.3f** |\n",
+      "| | bytes per token | of the 16-bit cache | perplexity (search windows) | divergence |\n"
+      "|---|---|---|---|---|\n| uncompressed, 16 bit | %.1f | 100 %% | %.3f | 0 |\n"
+      "| **this checkpoint** | **%.1f** | **%.2f %%** | **%.3f** | **%.5f** |\n",
       summary.uncompressed_bytes, std::exp(summary.uncompressed_loss), summary.bytes,
-      100 * summary.bytes / summary.uncompressed_bytes, std::exp(summary.loss));
+      100 * summary.bytes / summary.uncompressed_bytes, std::exp(summary.loss.loss),
+      summary.loss.kl);
   for (const ComparedPlan& plan : summary.compared) {
-    text += Format("| %s | %.1f | %.2f %% | %.3f |\n", plan.name.c_str(), plan.bytes,
-                   100 * plan.bytes / summary.uncompressed_bytes, std::exp(plan.loss));
+    text += Format("| %s | %.1f | %.2f %% | %.3f | %.5f |\n", plan.name.c_str(), plan.bytes,
+                   100 * plan.bytes / summary.uncompressed_bytes, std::exp(plan.loss.loss),
+                   plan.loss.kl);
   }
   const bool lost = std::any_of(summary.compared.begin(), summary.compared.end(),
-                                [&](const ComparedPlan& p) { return p.loss < summary.loss; });
+                                [&](const ComparedPlan& p) { return p.loss.kl < summary.loss.kl; });
   if (!summary.compared.empty()) {
     text += lost ? "\n**A simpler choice measured better at no more bytes: see the table.**\n"
                  : "\nNo simpler choice of at most these bytes measured better.\n";
   }
   text += Format(
-      "\nScales and zeros are counted. Calibrated on %lld tokens, measured on %lld others "
+      "\nDivergence: KL from the uncompressed model, nats per token; what the search minimises. "
+      "Scales and zeros are counted. Calibrated on %lld tokens, measured on %lld others "
       "of the same text; %d plans were measured; %.0f s.\n",
       static_cast<long long>(summary.calibration_tokens),
       static_cast<long long>(summary.search_tokens), summary.evaluations, summary.seconds);
+  if (summary.experts > 0) {
+    text += Format("Of %d experts %d saw no calibration token.\n", summary.experts,
+                   summary.unseen_experts);
+  }
   text += "\n![ranks](ranks.svg)\n\n| layer | K | V |\n|---|---|---|\n";
   for (size_t i = 0; i < summary.plan.size(); ++i) {
     text += Format("| %zu | %s | %s |\n", i, Describe(summary.plan[i].key).c_str(),

@@ -19,7 +19,7 @@ void WriteReport(const CompressOptions& options, const CompressSummary& summary,
 // What a search learned, read back from report.json (or a directory that holds one). Throws
 // LoadError when it is not there, CompressError when it is of a model with another number of
 // layers.
-std::vector<Correction> ReadCorrections(const std::string& path, int layers);
+std::vector<Response> ReadResponses(const std::string& path, int layers);
 
 // The command that repeats a compression.
 std::string CommandLine(const CompressOptions& options);

@@ -19,6 +19,7 @@ void VisitArrays(Layer& layer, const Visit& visit) {
   visit("value_gradient", layer.value_gradient);
   visit("key_fisher", layer.key_fisher);
   visit("value_fisher", layer.value_fisher);
+  visit("expert_tokens", layer.expert_tokens);
 }
 
 std::string NameOf(size_t layer, const char* array) { return std::to_string(layer) + "." + array; }
@@ -33,6 +34,7 @@ void WriteStatistics(const std::string& path, const Statistics& statistics,
   declarations.push_back({"numbers", "F64", {3}});
   for (size_t i = 0; i < statistics.layers.size(); ++i) {
     VisitArrays(statistics.layers[i], [&](const char* name, const auto& m) {
+      if (m.size() == 0) return;
       declarations.push_back({NameOf(i, name), "F64", {m.rows(), m.cols()}});
     });
   }
@@ -42,6 +44,7 @@ void WriteStatistics(const std::string& path, const Statistics& statistics,
   writer.Write(std::as_bytes(std::span(numbers)));
   for (const LayerStatistics& layer : statistics.layers) {
     VisitArrays(layer, [&](const char*, const auto& m) {
+      if (m.size() == 0) return;
       writer.Write(std::as_bytes(std::span(m.data(), static_cast<size_t>(m.size()))));
     });
   }
@@ -69,6 +72,7 @@ std::optional<Statistics> ReadStatistics(const std::string& path, const std::str
   while (files.Find(NameOf(statistics.layers.size(), "input")) != nullptr) {
     const size_t i = statistics.layers.size();
     VisitArrays(statistics.layers.emplace_back(), [&](const char* name, auto& m) {
+      if (files.Find(NameOf(i, name)) == nullptr) return;  // empty: not gathered
       const SafetensorsEntry& entry = require(NameOf(i, name));
       if (entry.shape.size() != 2) throw LoadError(path + ": damaged");
       m.resize(entry.shape[0], entry.shape[1]);

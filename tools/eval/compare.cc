@@ -1,23 +1,12 @@
 // What palu-eval prints: JSON, a table and a picture.
 #include <algorithm>
 #include <cmath>
-#include <cstdarg>
-#include <cstdio>
 
+#include "tools/eval/format.h"
 #include "tools/eval/perplexity.h"
 
 namespace palu {
 namespace {
-
-std::string Format(const char* format, ...) __attribute__((format(printf, 1, 2)));
-std::string Format(const char* format, ...) {
-  char buffer[512];
-  va_list args;
-  va_start(args, format);
-  std::vsnprintf(buffer, sizeof(buffer), format, args);
-  va_end(args);
-  return buffer;
-}
 
 std::vector<EvalResult> ByBytes(std::vector<EvalResult> results) {
   std::stable_sort(results.begin(), results.end(), [](const EvalResult& a, const EvalResult& b) {

@@ -3,12 +3,15 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 namespace palu {
+
+class TokenConstraint;
 
 struct SamplingParams {
   int max_tokens = 16;  // >= 0; 0 only scores the prompt
@@ -44,6 +47,7 @@ struct Request {
   Pooling pooling = Pooling::kNone;  // if not: max_tokens is 0, and the prompt's vector is given
   uint64_t cache_salt = 0;           // prompts share cached blocks only under the same salt
   std::optional<std::chrono::steady_clock::time_point> deadline;
+  std::shared_ptr<const TokenConstraint> constraint;  // null: any token; token_constraint.h
 };
 
 enum class FinishReason { kStop, kLength, kCancelled, kError };

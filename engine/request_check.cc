@@ -75,6 +75,10 @@ Status CheckCounts(const Request& request) {
 
 Status CheckTokens(const Request& request, int vocab_size) {
   const SamplingParams& p = request.sampling;
+  if (request.constraint != nullptr && !p.allowed_token_ids.empty()) {
+    return InvalidArgument("allowed_token_ids cannot be combined with structured output",
+                           "allowed_token_ids");
+  }
   if (request.prompt.empty()) return InvalidArgument("the prompt has no tokens", "prompt");
   if (Status s = CheckIds("prompt", request.prompt, vocab_size); !s.ok()) return s;
   if (Status s = CheckIds("stop_token_ids", p.stop_token_ids, vocab_size); !s.ok()) return s;

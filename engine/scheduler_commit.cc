@@ -93,6 +93,7 @@ void Scheduler::AppendToken(Sequence* sequence, OutputToken token, TimePoint now
   RequestState* request = sequence->request;
   const SamplingParams& params = request->request.sampling;
   const int32_t id = token.token;
+  const bool complete = sequence->constraint != nullptr && sequence->constraint->must_stop();
   const bool may_stop = sequence->generated() >= params.min_tokens;
   sequence->tokens.push_back(id);
   ++events->generated_tokens;
@@ -108,8 +109,8 @@ void Scheduler::AppendToken(Sequence* sequence, OutputToken token, TimePoint now
   OutputDelta delta;
   delta.choice = sequence->choice;
   delta.tokens.push_back(std::move(token));
-  if (may_stop && ((!params.ignore_eos && Contains(eos_token_ids_, id)) ||
-                   Contains(params.stop_token_ids, id))) {
+  if (complete || (may_stop && ((!params.ignore_eos && Contains(eos_token_ids_, id)) ||
+                                Contains(params.stop_token_ids, id)))) {
     delta.finish = FinishReason::kStop;
     delta.stopped_by_token = true;
   } else if (sequence->generated() >= params.max_tokens) {
@@ -118,6 +119,9 @@ void Scheduler::AppendToken(Sequence* sequence, OutputToken token, TimePoint now
   if (delta.finish) {
     FinishSequence(sequence, std::move(delta), now, events);
   } else {
+    if (sequence->constraint != nullptr) {
+      sequence->constraint->Accept(id, params.max_tokens - sequence->generated());
+    }
     events->deltas.emplace_back(request, std::move(delta));
   }
 }

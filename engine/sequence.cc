@@ -38,6 +38,10 @@ std::unique_ptr<RequestState> MakeRequestState(Request request,
     sequence->seed = MixSeed(base_seed, choice);
     sequence->tokens = state->request.prompt;
     sequence->prompt = sequence->length();
+    if (state->request.constraint != nullptr) {
+      sequence->constraint =
+          state->request.constraint->NewState(state->request.sampling.max_tokens);
+    }
     state->sequences.push_back(std::move(sequence));
   }
   return state;

@@ -9,6 +9,7 @@
 #include "engine/cache/prefix_cache.h"
 #include "engine/output_stream.h"
 #include "engine/request.h"
+#include "engine/token_constraint.h"
 
 namespace palu {
 
@@ -36,6 +37,8 @@ struct Sequence {
   // The entries of the prefix cache that this sequence has walked: blocks and the last one's node.
   int hashed_blocks = 0;
   PrefixCache::NodeId hashed_node = PrefixCache::kRoot;
+
+  std::unique_ptr<ConstraintState> constraint;  // null: any token may be drawn
 
   // Choices without a token yet that wait for this sequence to compute their prompt (n > 1).
   std::vector<Sequence*> followers;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/request.h"
+#include "engine/token_constraint.h"
 
 namespace palu {
 
@@ -20,6 +21,7 @@ struct SampleRow {
   bool hold_back_stop = false;  // min_tokens not reached: ban eos and stop ids
   const std::vector<int32_t>* history = nullptr;  // prompt and output tokens so far, if penalties
   int prompt_length = 0;                          // of history
+  ConstraintState* constraint = nullptr;          // tells which tokens may be drawn
 };
 
 struct StepBatch {

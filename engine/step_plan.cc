@@ -21,6 +21,7 @@ SampleRow DrawRow(const Sequence& sequence, int token_index) {
   row.hold_back_stop = sequence.generated() < params.min_tokens;
   if (UsesHistory(params)) row.history = &sequence.tokens;
   row.prompt_length = sequence.prompt;
+  row.constraint = sequence.constraint.get();
   return row;
 }
 

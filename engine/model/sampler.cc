@@ -97,10 +97,13 @@ void Sampler::AddBiases(std::span<const SampleRow> rows) {
   const float banned = -std::numeric_limits<float>::infinity();
   for (const SampleRow& row : rows) {
     for (const auto& [token, value] : row.params->logit_bias) add(token, value);
+    // A grammar must always find a token: there a bad word is only a last resort.
+    const float unwanted = row.constraint == nullptr ? banned : -1e4f;
     for (const auto& word : row.params->bad_words) {
-      if (Completes(row, word)) add(word.back(), banned);
+      if (Completes(row, word)) add(word.back(), unwanted);
     }
-    if (row.hold_back_stop) {
+    // Where the grammar has ended, holding back the end would leave nothing.
+    if (row.hold_back_stop && (row.constraint == nullptr || !row.constraint->must_stop())) {
       for (const int32_t token : row.params->stop_token_ids) add(token, banned);
       if (!row.params->ignore_eos) {
         for (const int32_t token : eos_token_ids_) add(token, banned);
@@ -120,14 +123,20 @@ void Sampler::AddMasks(std::span<const SampleRow> rows) {
   std::vector<uint32_t> mask;
   mask_count_ = 0;
   for (const SampleRow& row : rows) {
-    if (row.params->allowed_token_ids.empty()) {
+    const std::vector<int32_t>& allowed = row.params->allowed_token_ids;
+    if (allowed.empty() && row.constraint == nullptr) {
       mask_rows.push_back(-1);
       continue;
     }
     mask_rows.push_back(static_cast<int32_t>(mask_count_++));
     mask.resize(mask.size() + words);
     uint32_t* bits = mask.data() + mask.size() - words;
-    for (const int32_t token : row.params->allowed_token_ids) {
+    if (row.constraint != nullptr) {
+      const std::span<const uint32_t> fitting = row.constraint->Mask();
+      std::copy_n(fitting.begin(), std::min(words, fitting.size()), bits);
+      continue;
+    }
+    for (const int32_t token : allowed) {
       if (token >= 0 && token < vocab_size_) bits[token / 32] |= 1u << token % 32;
     }
   }

@@ -23,6 +23,8 @@ MAY_INCLUDE = {
     "engine": ("engine/", "kernels/", "config/engine_config.h"),
     "config": ("config/",),
     "server/text": ("server/text/", "engine/", "kernels/", "config/engine_config.h"),
+    "server/structured": ("server/structured/", "server/text/", "engine/", "kernels/",
+                          "config/engine_config.h"),
     "server": ("server/", "engine/", "config/", "palu/"),
     "tools": ("tools/", "engine/", "kernels/", "server/text/", "config/"),
 }

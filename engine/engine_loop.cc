@@ -144,6 +144,9 @@ void Engine::Impl::CountEnded(const StepEvents::Ended& ended) {
   metrics_.e2e_latency.Observe(Seconds(t.finished - t.arrival));
   metrics_.request_prompt_tokens.Observe(static_cast<double>(request.request.prompt.size()));
   metrics_.request_generation_tokens.Observe(request.generated());
+  int longest = 0;
+  for (const auto& sequence : request.sequences) longest = std::max(longest, sequence->generated());
+  metrics_.request_max_generation_tokens.Observe(longest);
   if (!request.started()) return;
   metrics_.queue_time.Observe(Seconds(t.scheduled - t.arrival));
   metrics_.inference_time.Observe(Seconds(t.finished - t.scheduled));
@@ -152,8 +155,6 @@ void Engine::Impl::CountEnded(const StepEvents::Ended& ended) {
   const double decode = Seconds(t.finished - t.first_token);
   metrics_.decode_time.Observe(decode);
   // Of the longest choice: the others were made beside it.
-  int longest = 0;
-  for (const auto& sequence : request.sequences) longest = std::max(longest, sequence->generated());
   if (longest > 1) metrics_.time_per_output_token.Observe(decode / (longest - 1));
 }
 

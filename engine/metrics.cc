@@ -83,6 +83,7 @@ EngineMetrics::EngineMetrics(int max_context_tokens)
       request_prompt_tokens(OneTwoFive(max_context_tokens)),
       request_generation_tokens(OneTwoFive(max_context_tokens)),
       iteration_tokens(PowersOfTwo(8, 16384)),
+      request_max_generation_tokens(OneTwoFive(max_context_tokens)),
       batch_sequences(PowersOfTwo(2, 1024)),
       batch_tokens(PowersOfTwo(2, 16384)),
       step_phase_seconds{Histogram(PhaseBounds()), Histogram(PhaseBounds()),
@@ -124,6 +125,7 @@ MetricsSnapshot EngineMetrics::Snapshot() const {
   s.request_prompt_tokens = request_prompt_tokens.Snapshot();
   s.request_generation_tokens = request_generation_tokens.Snapshot();
   s.iteration_tokens = iteration_tokens.Snapshot();
+  s.request_max_generation_tokens = request_max_generation_tokens.Snapshot();
   s.batch_sequences = batch_sequences.Snapshot();
   s.batch_tokens = batch_tokens.Snapshot();
   for (int i = 0; i < kNumStepPhases; ++i) {

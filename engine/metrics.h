@@ -56,6 +56,7 @@ struct MetricsSnapshot {
   HistogramSnapshot time_to_first_token, inter_token_latency, time_per_output_token, e2e_latency,
       queue_time, prefill_time, decode_time, inference_time;
   HistogramSnapshot request_prompt_tokens, request_generation_tokens, iteration_tokens;
+  HistogramSnapshot request_max_generation_tokens;  // of a request's longest choice
   HistogramSnapshot batch_sequences, batch_tokens;
   std::array<HistogramSnapshot, kNumStepPhases> step_phase_seconds;
 };
@@ -82,6 +83,7 @@ class EngineMetrics {
   Histogram time_to_first_token, inter_token_latency, time_per_output_token, e2e_latency,
       queue_time, prefill_time, decode_time, inference_time;
   Histogram request_prompt_tokens, request_generation_tokens, iteration_tokens;
+  Histogram request_max_generation_tokens;
   Histogram batch_sequences, batch_tokens;
   std::array<Histogram, kNumStepPhases> step_phase_seconds;
 };

@@ -17,6 +17,8 @@ void AddVllmGaugesAndCounters(const MetricsSnapshot& m, const ModelInfo& model,
   out->Gauge("vllm:num_requests_waiting", "Requests waiting to be run", m.requests_waiting);
   out->Gauge("vllm:kv_cache_usage_perc", "Part of the KV cache in use, 0 to 1",
              m.blocks_total > 0 ? static_cast<double>(m.blocks_used) / m.blocks_total : 0);
+  out->Gauge("vllm:gpu_cache_usage_perc", "vllm:kv_cache_usage_perc by its older name",
+             m.blocks_total > 0 ? static_cast<double>(m.blocks_used) / m.blocks_total : 0);
   out->Gauge("vllm:cache_config_info", "Settings of the KV cache", 1,
              {{"block_size", std::to_string(model.cache.block_tokens)},
               {"num_gpu_blocks", std::to_string(model.cache.num_blocks)},
@@ -47,6 +49,8 @@ void AddVllmHistograms(const MetricsSnapshot& m, MetricsFamilies* out) {
                  m.time_to_first_token);
   out->Histogram("vllm:inter_token_latency_seconds", "Between two tokens of a choice",
                  m.inter_token_latency);
+  out->Histogram("vllm:time_per_output_token_seconds",
+                 "vllm:inter_token_latency_seconds by its older name", m.inter_token_latency);
   out->Histogram("vllm:request_time_per_output_token_seconds",
                  "Mean time between the tokens of a request", m.time_per_output_token);
   out->Histogram("vllm:e2e_request_latency_seconds", "Arrival to last token", m.e2e_latency);
@@ -59,6 +63,8 @@ void AddVllmHistograms(const MetricsSnapshot& m, MetricsFamilies* out) {
                  m.request_prompt_tokens);
   out->Histogram("vllm:request_generation_tokens", "Generated tokens of a request",
                  m.request_generation_tokens);
+  out->Histogram("vllm:request_max_num_generation_tokens",
+                 "Generated tokens of a request's longest choice", m.request_max_generation_tokens);
   out->Histogram("vllm:iteration_tokens_total", "Tokens of a step", m.iteration_tokens);
 }
 

@@ -10,6 +10,8 @@ STEP = "1 8 16 32 64 128 256 512 1024 2048 4096 8192 16384"
 HISTOGRAMS = {
     "vllm:time_to_first_token_seconds": TTFT,
     "vllm:inter_token_latency_seconds": PER_TOKEN,
+    "vllm:time_per_output_token_seconds": PER_TOKEN,
+    "vllm:request_max_num_generation_tokens": TOKENS,
     "vllm:request_time_per_output_token_seconds": PER_TOKEN,
     "vllm:e2e_request_latency_seconds": REQUEST,
     "vllm:request_queue_time_seconds": REQUEST,
@@ -24,6 +26,7 @@ HISTOGRAMS = {
     "palu:batch_tokens": None,
 }
 GAUGES = ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc",
+          "vllm:gpu_cache_usage_perc",
           "vllm:cache_config_info", "palu:kv_cache_bytes", "palu:kv_cache_bytes_per_token",
           "palu:kv_cache_bytes_per_token_uncompressed", "palu:kv_cache_compression_ratio",
           "palu:latent_rank", "palu:latent_bits", "palu:kv_cache_capacity_tokens",

@@ -59,6 +59,8 @@ TEST_F(EngineTest, LengthEndsAnAnswer) {
   EXPECT_EQ(s.e2e_latency.count, 1u);
   EXPECT_EQ(s.decode_time.count, 1u);
   EXPECT_EQ(s.request_generation_tokens.sum, 9);
+  EXPECT_LE(s.request_max_generation_tokens.sum, s.request_generation_tokens.sum);
+  EXPECT_EQ(s.request_max_generation_tokens.count, s.request_generation_tokens.count);
   // 8 + 3 prompt tokens, then one for each but the last token.
   EXPECT_EQ(s.iteration_tokens.count, 10u);
   EXPECT_EQ(s.iteration_tokens.sum, 11 + 8);

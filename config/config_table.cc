@@ -229,7 +229,7 @@ std::vector<ConfigKey> ModelKeys() {
 std::vector<ConfigKey> EngineKeys() {
   return {
       Device(),
-      Choice("engine.cpu_isa", {"auto", "portable", "avx2", "avx512", "avx512_bf16"},
+      Choice("engine.cpu_isa", {"auto", "portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16"},
              PALU_FIELD(engine.cpu_isa),
              "Instruction set of the CPU kernels. auto: the best that the machine has, "
              "in f32; avx512_bf16 rounds activations to bf16."),

@@ -15,7 +15,7 @@ struct ModelOptions {
 
 struct EngineOptions {
   std::string device = "auto";   // auto | cpu | cuda:N
-  std::string cpu_isa = "auto";  // auto | portable | avx2 | avx512 | avx512_bf16
+  std::string cpu_isa = "auto";  // auto | portable | avx2 | avx512 | avx512_vnni | avx512_bf16
   int cpu_threads = 0;           // 0: all cores
   // bf16 (fast) | f32 (exact: the CPU's results up to the order of sums); on GPUs only.
   std::string cuda_activations = "bf16";

@@ -229,6 +229,13 @@ class Backend {
   // Takes the scratch memory that ops up to these limits need; returns its bytes.
   virtual size_t Reserve(const StepLimits& limits) = 0;
 
+  // An up factor of low-rank keys, prepared for rebuilding keys from latents of this format, or an
+  // empty buffer where LatentAttention wants nothing but the factor itself. May round the factor:
+  // by at most 1/254 of a row's largest number, where latents are much coarser than that.
+  virtual Buffer PackUp(const Tensor& up /* [rows, rank] */, LatentFormat format) {
+    return Buffer();
+  }
+
   // Runs fn, which calls ops; a backend that can records it under key and replays it.
   virtual void RunStep(uint64_t key, const std::function<void()>& fn) = 0;
 
@@ -248,7 +255,7 @@ class Backend {
 
 struct BackendOptions {
   std::string device = "auto";  // auto | cpu | cuda:N
-  // auto | portable | avx2 | avx512 | avx512_bf16; for tests and debugging.
+  // auto | portable | avx2 | avx512 | avx512_vnni | avx512_bf16; for tests and debugging.
   std::string cpu_isa = "auto";
   int cpu_threads = 0;  // 0: all cores that this process may use
   // Activation dtype on CUDA devices: kBF16 (fast) or kF32 (exact).

@@ -7,6 +7,7 @@
 #include <span>
 #include <string_view>
 
+#include "kernels/buffer.h"
 #include "kernels/tensor.h"
 
 namespace palu {
@@ -103,6 +104,8 @@ struct LatentProjection {
   std::span<const LatentSegment> groups;
   int heads_per_group = 1;
   std::span<const Tensor> up;  // per group [heads_per_group * head_dim, rank], f32|bf16|f16
+  // Keys: per group, what Backend::PackUp made of up; or empty.
+  std::span<const Buffer> packed_up = {};
 
   bool dense() const { return up.empty(); }
 };

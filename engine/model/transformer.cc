@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 #include "engine/model/rope.h"
 #include "kernels/check.h"
@@ -73,13 +74,18 @@ void Transformer::BuildProjections(const std::vector<LayerSpec>& specs,
     const LatentLayout::Layer& segments = layout.layers()[i];
     const LayerWeights& weights = weights_.layers[i];
     Layer layer;
-    layer.key = {segments.key, specs[i].key.heads_per_group, weights.key.up};
-    layer.value = {segments.value, specs[i].value.heads_per_group, weights.value.up};
+    for (const Tensor& up : weights.key.up) {
+      Buffer packed = backend_.PackUp(up, specs[i].key.format);
+      workspace_bytes_ += static_cast<int64_t>(packed.bytes());
+      if (packed.defined()) layer.packed_up.push_back(std::move(packed));
+    }
+    layer.key = {segments.key, specs[i].key.heads_per_group, weights.key.up, layer.packed_up};
+    layer.value = {segments.value, specs[i].value.heads_per_group, weights.value.up, {}};
     layer.rotate_key = specs[i].key.dense && specs[i].key.hadamard;
     layer.rotate_value = specs[i].value.dense && specs[i].value.hadamard;
     layer.key_numbers = RowNumbers(specs[i].key);
     layer.value_numbers = RowNumbers(specs[i].value);
-    layers_.push_back(layer);
+    layers_.push_back(std::move(layer));
   }
 }
 

@@ -64,6 +64,7 @@ class Transformer {
 
   struct Layer {
     LatentProjection key, value;
+    std::vector<Buffer> packed_up;                  // of the keys, if the backend has its own form
     bool rotate_key = false, rotate_value = false;  // dense, Hadamard at run time
     int64_t key_numbers = 0, value_numbers = 0;     // per token in the cache
   };

@@ -12,8 +12,6 @@
 namespace palu::cpu {
 namespace {
 
-// Rows of an up matrix that are widened to f32 at a time.
-constexpr int kPanelRows = 12;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 int Width(const LatentProjection& projection) {
@@ -59,7 +57,7 @@ AttentionSizes SizesFor(const StepLimits& limits) {
       std::clamp(fitting, heads, heads * std::min<int64_t>(kMaxQueries, limits.max_tokens)));
   const size_t width = sizes.row_width, dim = sizes.head_dim, rows = sizes.rows;
   sizes.floats_per_thread = 2 * kTileTokens * width + 2 * kTileTokens * dim + rows * dim +
-                            rows * kTileTokens + kPanelRows * width + 2 * dim +
+                            rows * kTileTokens + kPanelRows * width + 2 * dim + 2 * kTileTokens +
                             2 * AttentionState::Floats(rows, width);
   return sizes;
 }
@@ -78,6 +76,7 @@ AttentionWorker::AttentionWorker(const KernelTable& kernels, const LatentAttenti
   scores_ = take(rows * kTileTokens);
   panel_ = take(kPanelRows * width);
   vectors_ = take(2 * dim);
+  scales_ = take(2 * kTileTokens);
   part_ = AttentionState::At(take(AttentionState::Floats(rows, width)), rows, shape.row_width);
   total_ = AttentionState::At(take(AttentionState::Floats(rows, width)), rows, shape.row_width);
 }
@@ -140,32 +139,13 @@ void AttentionWorker::RunTile(int64_t tile_begin, Range tokens, const AttentionS
   }
 }
 
-void AttentionWorker::LoadCosSin(int64_t tile_begin, Range tokens) {
-  const int64_t width = RoundUp(shape_.rotary_dim, kVectorPad);
-  for (int t = tokens.begin; t < tokens.end; ++t) {
-    std::memcpy(staging_ + t * width,
-                args_.cos_sin.ptr<float>() + (tile_begin + t) * args_.cos_sin.stride[0],
-                shape_.rotary_dim * sizeof(float));
-  }
-  kernels_.transpose(staging_, width, static_cast<int>(RoundUp(tokens.end, kVectorPad)),
-                     static_cast<int>(width), cos_sin_, kTileTokens);
-}
-
 void AttentionWorker::LoadRows(const LatentSegment& segment, int64_t tile_begin, Range tokens,
                                float* out, int64_t ld_out) const {
-  const LatentPool& pool = args_.pool;
-  const int32_t* table =
-      args_.block_tables.ptr<int32_t>() + block_->sequence * args_.block_tables.stride[0];
-  int64_t block_index = (tile_begin + tokens.begin) / pool.block_size;
-  int64_t offset = (tile_begin + tokens.begin) % pool.block_size;
-  for (int t = tokens.begin; t < tokens.end; ++block_index, offset = 0) {
-    const int count = static_cast<int>(std::min<int64_t>(tokens.end - t, pool.block_size - offset));
-    const std::byte* block = pool.data + table[block_index] * pool.block_bytes;
-    kernels_.unpack(segment.format, block + segment.codes_offset + offset * segment.row_bytes,
-                    segment.row_bytes, block + segment.scales_offset + offset * kScaleBytes, count,
-                    segment.rank, out + t * ld_out, ld_out);
-    t += count;
-  }
+  ForBlocks(segment, tile_begin, tokens,
+            [&](int t, int count, const std::byte* codes, const std::byte* scales) {
+              kernels_.unpack(segment.format, codes, segment.row_bytes, scales, count, segment.rank,
+                              out + t * ld_out, ld_out);
+            });
 }
 
 void AttentionWorker::Prefetch(const LatentSegment& segment, int64_t tile_begin) const {
@@ -185,90 +165,6 @@ void AttentionWorker::Prefetch(const LatentSegment& segment, int64_t tile_begin)
     }
     position += count;
   }
-}
-
-void AttentionWorker::ScoreKeyGroup(int group, int64_t tile_begin, Range tokens) {
-  const LatentSegment& segment = args_.key.groups[group];
-  const int columns = static_cast<int>(RoundUp(tokens.end, kVectorPad));
-  LoadRows(segment, tile_begin, tokens, staging_, staging_width_);
-  Prefetch(segment, tile_begin + kTileTokens);
-  if (!args_.key.dense()) {
-    kernels_.transpose(staging_, staging_width_, columns,
-                       static_cast<int>(RoundUp(segment.rank, kVectorPad)), latents_, kTileTokens);
-  }
-  const int row_count = rows_per_head();
-  for (int h = 0; h < args_.key.heads_per_group; ++h) {
-    const int head = group * args_.key.heads_per_group + h;
-    if (args_.key.dense()) {
-      kernels_.transpose(staging_ + h * shape_.head_dim, staging_width_, columns,
-                         shape_.head_dim_padded, keys_, kTileTokens);
-    } else {
-      RebuildKeys(group, h, columns);
-      FinishKeys(head, columns);
-    }
-    const int64_t row = static_cast<int64_t>(head - unit_ * shape_.unit_heads) * row_count;
-    kernels_.gemm({.a = queries_ + row * shape_.head_dim_padded,
-                   .lda = shape_.head_dim_padded,
-                   .b = keys_,
-                   .ldb = kTileTokens,
-                   .c = scores_ + row * kTileTokens,
-                   .ldc = kTileTokens,
-                   .m = row_count,
-                   .n = columns,
-                   .k = shape_.head_dim});
-  }
-}
-
-void AttentionWorker::RebuildKeys(int group, int head_in_group, int columns) {
-  const Tensor& up = args_.key.up[group];
-  const int rank = args_.key.groups[group].rank;
-  const int64_t element = static_cast<int64_t>(SizeOf(up.dtype));
-  for (int row = 0; row < shape_.head_dim; row += kPanelRows) {
-    const int count = std::min(kPanelRows, shape_.head_dim - row);
-    const char* source =
-        up.ptr<char>() + (head_in_group * shape_.head_dim + row) * up.stride[0] * element;
-    GemmBlock gemm = {.b = latents_,
-                      .ldb = kTileTokens,
-                      .c = keys_ + row * kTileTokens,
-                      .ldc = kTileTokens,
-                      .m = count,
-                      .n = columns,
-                      .k = rank};
-    if (up.dtype == DType::kF32) {
-      gemm.a = reinterpret_cast<const float*>(source);
-      gemm.lda = up.stride[0];
-    } else {
-      for (int i = 0; i < count; ++i) {
-        kernels_.to_f32(up.dtype, source + i * up.stride[0] * element, rank, panel_ + i * rank);
-      }
-      gemm.a = panel_;
-      gemm.lda = rank;
-    }
-    kernels_.gemm(gemm);
-  }
-}
-
-void AttentionWorker::FinishKeys(int head, int columns) {
-  FinishKeysBlock block;
-  block.keys = keys_;
-  block.head_dim = shape_.head_dim;
-  block.columns = columns;
-  if (args_.key_bias.defined()) {
-    const char* bias = args_.key_bias.ptr<char>() +
-                       static_cast<int64_t>(head) * shape_.head_dim * SizeOf(args_.key_bias.dtype);
-    kernels_.to_f32(args_.key_bias.dtype, bias, shape_.head_dim, vectors_);
-    block.bias = vectors_;
-  }
-  if (args_.k_norm.defined()) {
-    float* norm = vectors_ + shape_.head_dim;
-    kernels_.to_f32(args_.k_norm.dtype, args_.k_norm.data, shape_.head_dim, norm);
-    for (int i = 0; i < shape_.head_dim; ++i) norm[i] += args_.k_norm_offset;
-    block.norm = norm;
-    block.norm_eps = args_.k_norm_eps;
-  }
-  if (shape_.rotary_dim > 0) block.cos_sin = cos_sin_;
-  block.rotary_dim = shape_.rotary_dim;
-  kernels_.finish_keys(block);
 }
 
 void AttentionWorker::Softmax(int64_t tile_begin, const AttentionState& state) {
@@ -295,10 +191,13 @@ void AttentionWorker::AddValueGroup(int group, int64_t tile_begin, Range tokens,
   Prefetch(segment, tile_begin + kTileTokens);
   const bool dense = args_.value.dense();
   const int width = dense ? shape_.head_dim : segment.rank;
-  const int row_count = rows_per_head();
-  for (int h = 0; h < args_.value.heads_per_group; ++h) {
-    const int head = group * args_.value.heads_per_group + h - unit_ * shape_.unit_heads;
-    const float* values = staging_ + (dense ? h * shape_.head_dim : 0);
+  // Rows of all heads read the same latents; those of a dense head read its slice.
+  const int parts = dense ? args_.value.heads_per_group : 1;
+  const int row_count = rows_per_head() * args_.value.heads_per_group / parts;
+  const int first_row =
+      (group * args_.value.heads_per_group - unit_ * shape_.unit_heads) * rows_per_head();
+  for (int part = 0; part < parts; ++part) {
+    const float* values = staging_ + part * shape_.head_dim;
     // Neighbouring rows that see the same tokens go together; a row's own sum does not change.
     for (int row = 0; row < row_count;) {
       const Range seen = Visible(row % block_->num_queries, tile_begin);
@@ -307,7 +206,7 @@ void AttentionWorker::AddValueGroup(int group, int64_t tile_begin, Range tokens,
         const Range other = Visible(next % block_->num_queries, tile_begin);
         if (other.begin != seen.begin || other.end != seen.end) break;
       }
-      const int64_t first = static_cast<int64_t>(head) * row_count + row;
+      const int64_t first = static_cast<int64_t>(first_row) + part * row_count + row;
       if (seen.begin < seen.end) {
         kernels_.gemm({.a = scores_ + first * kTileTokens + seen.begin,
                        .lda = kTileTokens,

@@ -2,6 +2,7 @@
 // of the context, for one unit of KV heads.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "kernels/backend.h"
@@ -33,6 +34,9 @@ struct AttentionState {
   static int64_t Floats(int64_t rows, int64_t row_width) { return rows * (row_width + 2); }
   static AttentionState At(float* memory, int64_t rows, int64_t row_width);
 };
+
+// Rows of an up matrix that are widened to f32 at a time.
+inline constexpr int kPanelRows = 12;
 
 // Bytes of scratch that a thread needs for blocks up to these limits.
 AttentionSizes SizesFor(const StepLimits& limits);
@@ -74,9 +78,35 @@ class AttentionWorker {
                 int64_t ld_out) const;
   // Asks for the next tile's rows of a group ahead of their use.
   void Prefetch(const LatentSegment& segment, int64_t tile_begin) const;
+  // Calls fn(t, count, codes, scales) for every run of tokens that lie in one block, t counting
+  // from tile_begin.
+  template <typename Fn>
+  void ForBlocks(const LatentSegment& segment, int64_t tile_begin, Range tokens, Fn&& fn) const {
+    const LatentPool& pool = args_.pool;
+    const int32_t* table =
+        args_.block_tables.ptr<int32_t>() + block_->sequence * args_.block_tables.stride[0];
+    int64_t block_index = (tile_begin + tokens.begin) / pool.block_size;
+    int64_t offset = (tile_begin + tokens.begin) % pool.block_size;
+    for (int t = tokens.begin; t < tokens.end; ++block_index, offset = 0) {
+      const int count =
+          static_cast<int>(std::min<int64_t>(tokens.end - t, pool.block_size - offset));
+      const std::byte* block = pool.data + table[block_index] * pool.block_bytes;
+      fn(t, count, block + segment.codes_offset + offset * segment.row_bytes,
+         block + segment.scales_offset + offset * kScaleBytes);
+      t += count;
+    }
+  }
+
+  // attention_keys.cc
   void ScoreKeyGroup(int group, int64_t tile_begin, Range tokens);
+  void LoadKeyLatents(int group, int64_t tile_begin, Range tokens, int columns);
+  const float* KeyBias(int head);
   void RebuildKeys(int group, int head_in_group, int columns);
+  void RebuildFromCodes(int group, int head_in_group, int columns);
+  void RebuildFromFloats(int group, int head_in_group, int columns);
   void FinishKeys(int head, int columns);
+  // Whether keys are rebuilt from codes as they are, on integers.
+  bool FromCodes() const { return !args_.key.packed_up.empty(); }
   void Softmax(int64_t tile_begin, const AttentionState& state);
   void AddValueGroup(int group, int64_t tile_begin, Range tokens, const AttentionState& state);
 
@@ -88,13 +118,15 @@ class AttentionWorker {
   int64_t end_ = 0;  // of the positions that Run is about
 
   float* staging_;  // [kTileTokens, row_width]: rows as cached
-  float* latents_;  // [row_width, kTileTokens]: latents of a key group, transposed
+  float* latents_;  // [row_width, kTileTokens]: latents of a key group, transposed; or codes, 4 per
+                    // token and row
   float* keys_;     // [head_dim, kTileTokens]: keys of one head, transposed
   float* cos_sin_;  // [rotary_dim, kTileTokens]
   float* queries_;  // [rows, head_dim], scaled
   float* scores_;   // [rows, kTileTokens]
   float* panel_;    // [kPanelRows, row_width]: widened rows of an up matrix
   float* vectors_;  // [2, head_dim]: bias, norm
+  float* scales_;   // [2, kTileTokens]: scale and zero of a key group's codes
   int64_t staging_width_;
   AttentionState part_, total_;
 };

@@ -10,6 +10,8 @@
 #include <new>
 #include <stdexcept>
 
+#include "kernels/cpu/packed_up.h"
+
 namespace palu::cpu {
 namespace {
 
@@ -36,8 +38,10 @@ size_t MemAvailable() {
 bool Runs(const KernelTable* kernels) {
   if (kernels == nullptr) return false;
 #if defined(__x86_64__)
-  if (kernels == Avx512Bf16Kernels() && !__builtin_cpu_supports("avx512bf16")) return false;
-  if (kernels == Avx512Kernels() || kernels == Avx512Bf16Kernels()) {
+  const bool bf16 = kernels == Avx512Bf16Kernels(), vnni = bf16 || kernels == Avx512VnniKernels();
+  if (bf16 && !__builtin_cpu_supports("avx512bf16")) return false;
+  if (vnni && !__builtin_cpu_supports("avx512vnni")) return false;
+  if (vnni || kernels == Avx512Kernels()) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -53,8 +57,8 @@ bool Runs(const KernelTable* kernels) {
 const KernelTable* ChooseKernels(const std::string& isa) {
   std::string available;
   // The last one rounds activations to bf16, so it is not chosen unasked.
-  for (const KernelTable* kernels :
-       {Avx512Kernels(), Avx2Kernels(), PortableKernels(), Avx512Bf16Kernels()}) {
+  for (const KernelTable* kernels : {Avx512VnniKernels(), Avx512Kernels(), Avx2Kernels(),
+                                     PortableKernels(), Avx512Bf16Kernels()}) {
     if (!Runs(kernels)) continue;
     if (isa == "auto" || isa == kernels->name) return kernels;
     available += std::string(", ") + kernels->name;
@@ -108,6 +112,14 @@ void CpuBackend::CopyOnDevice(void* dst, const void* src, size_t bytes) {
 
 size_t CpuBackend::Reserve(const StepLimits& limits) {
   return scratch_.Reserve(limits, pool_.size());
+}
+
+Buffer CpuBackend::PackUp(const Tensor& up, LatentFormat format) {
+  // Latents of 8 bits are about as fine as the rounded factor would be.
+  if (Bits(format) > 4) return Buffer();
+  Buffer packed = Allocate(PackedUp::Bytes(up.dim(0), up.dim(1)));
+  PackedUp::At(packed.data(), up.dim(0), up.dim(1)).Fill(*kernels_, up);
+  return packed;
 }
 
 std::unique_ptr<Backend> CreateCpuBackend(const BackendOptions& options) {

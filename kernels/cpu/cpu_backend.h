@@ -36,6 +36,7 @@ class CpuBackend : public Backend {
   void Synchronize() override {}
 
   size_t Reserve(const StepLimits& limits) override;
+  Buffer PackUp(const Tensor& up, LatentFormat format) override;
   void RunStep(uint64_t key, const std::function<void()>& fn) override { fn(); }
 
   void Embedding(const EmbeddingArgs& args) override;

@@ -8,6 +8,8 @@
 #include "kernels/cpu/simd_rows.h"
 #include "kernels/cpu/simd_unpack.h"
 
+#include "kernels/cpu/simd_quads.h"  // after simd_unpack.h, whose loads it uses
+
 namespace palu::cpu::PALU_SIMD_NAMESPACE {
 
 static constexpr KernelTable MakeTable(const char* name) {
@@ -18,6 +20,9 @@ static constexpr KernelTable MakeTable(const char* name) {
       .finish_keys = FinishKeys,
       .to_f32 = ToF32,
       .unpack = Unpack,
+      .rebuild_keys = RebuildKeys,
+      .unpack_bytes = UnpackCodesToBytes,
+      .widen_scales = WidenScales,
       .transpose = Transpose,
       .softmax_tile = SoftmaxTile,
       .scale = Scale,

@@ -18,6 +18,8 @@ inline constexpr int kVectorPad = 16;
 // Cached tokens that attention handles at a time. Tiles start at multiples of it, whatever the
 // chunk, so that a query's arithmetic depends on its own position only.
 inline constexpr int kTileTokens = 64;
+// Lanes that integer dot products handle at a time.
+inline constexpr int kQuadLanes = 16;
 
 constexpr int64_t RoundUp(int64_t n, int64_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
@@ -54,6 +56,24 @@ struct GemmBlock {
   bool accumulate = false;
 };
 
+// Keys of one head from codes of latents and an up factor in bytes (packed_up.h); columns are
+// tokens. Row r of a token of scale s and zero z: s * row_scales[r] * (factor[r] . codes)
+// + z * row_sums[r] (+ bias[r]).
+struct RebuildBlock {
+  const int8_t* factor = nullptr;  // [rows, 4 quads]
+  int64_t factor_stride = 0;
+  const float* row_scales = nullptr;    // [rows]
+  const float* row_sums = nullptr;      // [rows]
+  const float* bias = nullptr;          // [rows] or null
+  const uint8_t* codes = nullptr;       // [quads, kTileTokens, 4]
+  const float* token_scales = nullptr;  // [kTileTokens]
+  const float* token_zeros = nullptr;   // [kTileTokens]
+  int rows = 0;
+  int quads = 0;
+  int columns = 0;        // multiple of kQuadLanes
+  float* keys = nullptr;  // [rows, kTileTokens]
+};
+
 // Turns rebuilt keys of one head into keys as attended to: bias, norm, rotation; columns are
 // tokens.
 struct FinishKeysBlock {
@@ -82,6 +102,13 @@ struct KernelTable {
   void (*unpack)(LatentFormat format, const std::byte* codes, int64_t row_bytes,
                  const std::byte* scales, int tokens, int rank, float* out, int64_t ld_out);
 
+  void (*rebuild_keys)(const RebuildBlock& block);
+  // As unpack, but codes as they are, one per byte; writes up to the next multiple of 8.
+  void (*unpack_bytes)(LatentFormat format, const std::byte* codes, int64_t row_bytes, int tokens,
+                       int rank, uint8_t* out, int64_t ld_out);
+  // The (scale, zero) pairs of neighbouring tokens.
+  void (*widen_scales)(const std::byte* scales, int tokens, float* scale, float* zero);
+
   // out[c * ld_out + r] = in[r * ld_in + c]; rows and cols are multiples of kVectorPad.
   void (*transpose)(const float* in, int64_t ld_in, int rows, int cols, float* out, int64_t ld_out);
 
@@ -106,6 +133,7 @@ struct KernelTable {
 const KernelTable* PortableKernels();
 const KernelTable* Avx2Kernels();
 const KernelTable* Avx512Kernels();
+const KernelTable* Avx512VnniKernels();
 const KernelTable* Avx512Bf16Kernels();
 
 }  // namespace palu::cpu

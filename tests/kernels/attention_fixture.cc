@@ -23,6 +23,9 @@ AttentionProblem::AttentionProblem(const AttentionCase& c, Backend* backend, uin
   }
   int64_t offset = 48;
   key_ = MakeSide(c.key, &offset);
+  for (size_t g = 0; c.packed && g < key_.ups.size(); ++g) {
+    key_.ups[g] = ByteFactor(int64_t{c.key.heads_per_group} * c.head_dim, c.key.ranks[g]);
+  }
   value_ = MakeSide(c.value, &offset);
   pool_ = HostPool(c.block_size, offset + 40, blocks_needed + 3);
   std::vector<int32_t> ids(pool_.num_blocks);
@@ -60,6 +63,16 @@ AttentionProblem::Side AttentionProblem::MakeSide(const ProjectionCase& projecti
   side.bias =
       reference::Rounded(DType::kBF16, random_.Normal(case_.kv_heads * case_.head_dim, 0.5));
   return side;
+}
+
+std::vector<double> AttentionProblem::ByteFactor(int64_t rows, int64_t rank) {
+  std::vector<double> factor(static_cast<size_t>(rows * rank));
+  for (int64_t r = 0; r < rows; ++r) {
+    const double scale = std::ldexp(1.0, random_.Integer(-9, -6));
+    for (int64_t i = 0; i < rank; ++i) factor[r * rank + i] = random_.Integer(-127, 127) * scale;
+    factor[r * rank + random_.Integer(0, static_cast<int>(rank) - 1)] = 127 * scale;
+  }
+  return factor;
 }
 
 int64_t AttentionProblem::Slot(int sequence, int position) const {
@@ -149,13 +162,22 @@ std::vector<double> AttentionProblem::Reference() {
 }
 
 LatentProjection AttentionProblem::Upload(DeviceArrays* arrays, const ProjectionCase& projection,
-                                          const Side& side, std::vector<Tensor>* ups) const {
+                                          const Side& side, std::vector<Tensor>* ups,
+                                          std::vector<Buffer>* packed) const {
   for (size_t g = 0; g < side.ups.size(); ++g) {
     const int64_t rank = side.segments[g].rank;
     ups->push_back(arrays->Put(projection.up_dtype, side.ups[g],
                                {int64_t{projection.heads_per_group} * case_.head_dim, rank}));
+    if (packed == nullptr) continue;
+    Buffer buffer = arrays->backend()->PackUp(ups->back(), projection.format);
+    if (buffer.defined()) packed->push_back(std::move(buffer));
   }
-  return {.groups = side.segments, .heads_per_group = projection.heads_per_group, .up = *ups};
+  LatentProjection result;
+  result.groups = side.segments;
+  result.heads_per_group = projection.heads_per_group;
+  result.up = *ups;
+  if (packed != nullptr) result.packed_up = *packed;
+  return result;
 }
 
 std::vector<uint8_t> AttentionProblem::RunPieces(Backend* backend,
@@ -181,8 +203,9 @@ std::vector<uint8_t> AttentionProblem::RunPieces(Backend* backend,
   args.context_lens = arrays.PutInts(lens, {count});
   args.block_tables = arrays.PutInts(tables, {count, max_blocks_});
   args.pool = pool_.View(arrays.PutBytes(pool_.bytes));
-  args.key = Upload(&arrays, case_.key, key_, &key_ups);
-  args.value = Upload(&arrays, case_.value, value_, &value_ups);
+  std::vector<Buffer> packed;
+  args.key = Upload(&arrays, case_.key, key_, &key_ups, case_.packed ? &packed : nullptr);
+  args.value = Upload(&arrays, case_.value, value_, &value_ups, nullptr);
   const int64_t kv_width = int64_t{case_.kv_heads} * case_.head_dim;
   if (!case_.key.dense()) {
     args.cos_sin = arrays.Put(DType::kF32, cos_sin_,

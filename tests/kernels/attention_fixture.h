@@ -37,6 +37,7 @@ struct AttentionCase {
   int rotary_dim = -1;  // -1: head_dim
   bool biases = false;
   bool k_norm = false;
+  bool packed = false;  // keys through Backend::PackUp; their factor is such that it loses nothing
 };
 
 // The data of a case: everything random, the pool poisoned where no token is.
@@ -78,7 +79,8 @@ class AttentionProblem {
   void ReferenceHead(int sequence, int q_head, const Rows& keys, const Rows& values,
                      std::vector<double>* out) const;
   LatentProjection Upload(DeviceArrays* arrays, const ProjectionCase& projection, const Side& side,
-                          std::vector<Tensor>* ups) const;
+                          std::vector<Tensor>* ups, std::vector<Buffer>* packed) const;
+  std::vector<double> ByteFactor(int64_t rows, int64_t rank);
 
   AttentionCase case_;
   Random random_;

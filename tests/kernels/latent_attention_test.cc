@@ -93,6 +93,28 @@ std::vector<AttentionCase> OptionCases() {
   return cases;
 }
 
+// Keys from a factor in the backend's own form.
+std::vector<AttentionCase> PackedCases() {
+  std::vector<AttentionCase> cases;
+  for (const LatentFormat format : kAllFormats) {
+    AttentionCase c;
+    c.name = std::string("Packed_") + Name(format);
+    c.q_heads = 8, c.kv_heads = 4, c.head_dim = 64;
+    c.key = {2, {96, 37}, format};
+    c.value = {4, {72}, LatentFormat::kInt4};
+    c.sequences = kMixed;
+    c.packed = true;
+    cases.push_back(c);
+    c.name += "_BiasNormPartialRotary";
+    c.head_dim = 40;
+    c.key.ranks = {3, 129};
+    c.biases = c.k_norm = true;
+    c.rotary_dim = 16;
+    cases.push_back(c);
+  }
+  return cases;
+}
+
 class LatentAttentionTest : public KernelTest {
  protected:
   void Check(const std::vector<AttentionCase>& cases) {
@@ -108,6 +130,7 @@ class LatentAttentionTest : public KernelTest {
 
 TEST_P(LatentAttentionTest, Formats) { Check(FormatCases()); }
 TEST_P(LatentAttentionTest, Shapes) { Check(ShapeCases()); }
+TEST_P(LatentAttentionTest, PackedFactors) { Check(PackedCases()); }
 TEST_P(LatentAttentionTest, Options) { Check(OptionCases()); }
 
 using Piece = AttentionProblem::Piece;
@@ -162,6 +185,12 @@ TEST_P(AttentionInvarianceTest, LowRank) {
   CheckChunks(c);
   c.window = 90;
   c.name = "LowRankWindow";
+  CheckChunks(c);
+  c.packed = true;
+  c.name = "PackedWindow";
+  CheckChunks(c);
+  c.window = 0;
+  c.name = "Packed";
   CheckChunks(c);
 }
 

@@ -11,7 +11,7 @@ namespace palu {
 
 std::vector<BackendCase> AvailableBackends() {
   std::vector<BackendCase> cases;
-  for (const char* isa : {"portable", "avx2", "avx512", "avx512_bf16"}) {
+  for (const char* isa : {"portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16"}) {
     BackendOptions options;
     options.device = "cpu";
     options.cpu_isa = isa;

@@ -48,6 +48,7 @@ class Random {
 class DeviceArrays {
  public:
   explicit DeviceArrays(Backend* backend) : backend_(backend) {}
+  Backend* backend() const { return backend_; }
 
   using Shape = std::initializer_list<int64_t>;
   // Rounds to dtype and uploads.

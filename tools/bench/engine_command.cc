@@ -40,7 +40,7 @@ void AddOptions(CLI::App* app, Options* options) {
   app->add_option("--max-sequences", options->engine.max_sequences, "largest decode batch");
   app->add_option("--device", options->engine.device, "auto | cpu | cuda:N");
   app->add_option("--cpu-isa", options->engine.cpu_isa,
-                  "auto | portable | avx2 | avx512 | avx512_bf16");
+                  "auto | portable | avx2 | avx512 | avx512_vnni | avx512_bf16");
   app->add_option("--threads", options->engine.cpu_threads, "0: all cores");
   app->add_option("--cuda-activations", options->engine.cuda_activations, "bf16 | f32");
   app->add_option("--step-tokens", options->engine.step_tokens, "largest prefill chunk");

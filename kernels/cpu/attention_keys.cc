@@ -1,0 +1,152 @@
+// The key side of a tile: rows of the cache to keys as they are attended to, and their scores.
+#include <cstring>
+
+#include "kernels/cpu/attention_tile.h"
+#include "kernels/cpu/packed_up.h"
+
+namespace palu::cpu {
+
+void AttentionWorker::ScoreKeyGroup(int group, int64_t tile_begin, Range tokens) {
+  const LatentSegment& segment = args_.key.groups[group];
+  const int columns = static_cast<int>(RoundUp(tokens.end, kVectorPad));
+  LoadKeyLatents(group, tile_begin, tokens, columns);
+  Prefetch(segment, tile_begin + kTileTokens);
+  const int row_count = rows_per_head();
+  for (int h = 0; h < args_.key.heads_per_group; ++h) {
+    const int head = group * args_.key.heads_per_group + h;
+    if (args_.key.dense()) {
+      kernels_.transpose(staging_ + h * shape_.head_dim, staging_width_, columns,
+                         shape_.head_dim_padded, keys_, kTileTokens);
+    } else {
+      RebuildKeys(group, h, columns);
+      FinishKeys(head, columns);
+    }
+    const int64_t row = static_cast<int64_t>(head - unit_ * shape_.unit_heads) * row_count;
+    kernels_.gemm({.a = queries_ + row * shape_.head_dim_padded,
+                   .lda = shape_.head_dim_padded,
+                   .b = keys_,
+                   .ldb = kTileTokens,
+                   .c = scores_ + row * kTileTokens,
+                   .ldc = kTileTokens,
+                   .m = row_count,
+                   .n = columns,
+                   .k = shape_.head_dim});
+  }
+}
+
+void AttentionWorker::LoadKeyLatents(int group, int64_t tile_begin, Range tokens, int columns) {
+  const LatentSegment& segment = args_.key.groups[group];
+  if (!FromCodes()) {
+    LoadRows(segment, tile_begin, tokens, staging_, staging_width_);
+    if (args_.key.dense()) return;
+    kernels_.transpose(staging_, staging_width_, columns,
+                       static_cast<int>(RoundUp(segment.rank, kVectorPad)), latents_, kTileTokens);
+    return;
+  }
+  auto* bytes = reinterpret_cast<uint8_t*>(staging_);
+  const int64_t stride = RoundUp(segment.rank, 4 * kVectorPad);
+  ForBlocks(segment, tile_begin, tokens,
+            [&](int t, int count, const std::byte* codes, const std::byte* scales) {
+              kernels_.unpack_bytes(segment.format, codes, segment.row_bytes, count, segment.rank,
+                                    bytes + t * stride, stride);
+              kernels_.widen_scales(scales, count, scales_ + t, scales_ + kTileTokens + t);
+            });
+  // Moves words of four codes; that they are seen as floats on the way changes no bit.
+  kernels_.transpose(staging_, stride / 4, columns, static_cast<int>(stride / 4), latents_,
+                     kTileTokens);
+}
+
+const float* AttentionWorker::KeyBias(int head) {
+  if (!args_.key_bias.defined()) return nullptr;
+  const char* bias = args_.key_bias.ptr<char>() +
+                     static_cast<int64_t>(head) * shape_.head_dim * SizeOf(args_.key_bias.dtype);
+  kernels_.to_f32(args_.key_bias.dtype, bias, shape_.head_dim, vectors_);
+  return vectors_;
+}
+
+void AttentionWorker::RebuildKeys(int group, int head_in_group, int columns) {
+  if (FromCodes()) {
+    RebuildFromCodes(group, head_in_group, columns);
+  } else {
+    RebuildFromFloats(group, head_in_group, columns);
+  }
+}
+
+void AttentionWorker::RebuildFromCodes(int group, int head_in_group, int columns) {
+  const int rank = args_.key.groups[group].rank;
+  const int64_t rows = static_cast<int64_t>(args_.key.heads_per_group) * shape_.head_dim;
+  const int64_t first = static_cast<int64_t>(head_in_group) * shape_.head_dim;
+  const PackedUp up = PackedUp::At(args_.key.packed_up[group].data(), rows, rank);
+  kernels_.rebuild_keys({.factor = up.codes + first * up.stride,
+                         .factor_stride = up.stride,
+                         .row_scales = up.scales + first,
+                         .row_sums = up.sums + first,
+                         .bias = KeyBias(group * args_.key.heads_per_group + head_in_group),
+                         .codes = reinterpret_cast<const uint8_t*>(latents_),
+                         .token_scales = scales_,
+                         .token_zeros = scales_ + kTileTokens,
+                         .rows = shape_.head_dim,
+                         .quads = static_cast<int>(up.stride / 4),
+                         .columns = columns,
+                         .keys = keys_});
+}
+
+void AttentionWorker::RebuildFromFloats(int group, int head_in_group, int columns) {
+  const Tensor& up = args_.key.up[group];
+  const int rank = args_.key.groups[group].rank;
+  const int64_t element = static_cast<int64_t>(SizeOf(up.dtype));
+  for (int row = 0; row < shape_.head_dim; row += kPanelRows) {
+    const int count = std::min(kPanelRows, shape_.head_dim - row);
+    const char* source =
+        up.ptr<char>() + (head_in_group * shape_.head_dim + row) * up.stride[0] * element;
+    GemmBlock gemm = {.b = latents_,
+                      .ldb = kTileTokens,
+                      .c = keys_ + row * kTileTokens,
+                      .ldc = kTileTokens,
+                      .m = count,
+                      .n = columns,
+                      .k = rank};
+    if (up.dtype == DType::kF32) {
+      gemm.a = reinterpret_cast<const float*>(source);
+      gemm.lda = up.stride[0];
+    } else {
+      for (int i = 0; i < count; ++i) {
+        kernels_.to_f32(up.dtype, source + i * up.stride[0] * element, rank, panel_ + i * rank);
+      }
+      gemm.a = panel_;
+      gemm.lda = rank;
+    }
+    kernels_.gemm(gemm);
+  }
+}
+
+void AttentionWorker::FinishKeys(int head, int columns) {
+  FinishKeysBlock block;
+  block.keys = keys_;
+  block.head_dim = shape_.head_dim;
+  block.columns = columns;
+  if (!FromCodes()) block.bias = KeyBias(head);
+  if (args_.k_norm.defined()) {
+    float* norm = vectors_ + shape_.head_dim;
+    kernels_.to_f32(args_.k_norm.dtype, args_.k_norm.data, shape_.head_dim, norm);
+    for (int i = 0; i < shape_.head_dim; ++i) norm[i] += args_.k_norm_offset;
+    block.norm = norm;
+    block.norm_eps = args_.k_norm_eps;
+  }
+  if (shape_.rotary_dim > 0) block.cos_sin = cos_sin_;
+  block.rotary_dim = shape_.rotary_dim;
+  kernels_.finish_keys(block);
+}
+
+void AttentionWorker::LoadCosSin(int64_t tile_begin, Range tokens) {
+  const int64_t width = RoundUp(shape_.rotary_dim, kVectorPad);
+  for (int t = tokens.begin; t < tokens.end; ++t) {
+    std::memcpy(staging_ + t * width,
+                args_.cos_sin.ptr<float>() + (tile_begin + t) * args_.cos_sin.stride[0],
+                shape_.rotary_dim * sizeof(float));
+  }
+  kernels_.transpose(staging_, width, static_cast<int>(RoundUp(tokens.end, kVectorPad)),
+                     static_cast<int>(width), cos_sin_, kTileTokens);
+}
+
+}  // namespace palu::cpu

@@ -3,7 +3,6 @@
 #include <numeric>
 
 #include "tools/compress/f32_layer.h"
-#include "tools/compress/f32_ops.h"
 #include "tools/compress/parallel.h"
 
 namespace palu {
@@ -20,7 +19,9 @@ PlanEvaluator::PlanEvaluator(F32Model* model, const FactorStore* factors,
   for (const auto& window : *windows) tokens += static_cast<int64_t>(window.size());
   const int64_t bytes = tokens * model->config().hidden_size * model->config().num_layers *
                         static_cast<int64_t>(sizeof(float));
-  may_keep_ = bytes <= memory_bytes;
+  may_keep_ = bytes <= memory_bytes / 2;
+  may_keep_logits_ =
+      tokens * model->config().vocab_size * static_cast<int64_t>(sizeof(float)) <= memory_bytes / 2;
 }
 
 PlanLoss PlanEvaluator::Loss(const CompressionPlan& plan) {
@@ -80,16 +81,17 @@ PlanLoss PlanEvaluator::Run(const CompressionPlan* plan, int first_layer, bool k
     });
   }
   std::vector<WindowDivergence> sums(count);
+  if (plan == nullptr) uncompressed_.resize(count);
   ParallelFor(count, [&](size_t i) {
     MatrixF normed = FinalNorm(*model_, x[i]);
     if (plan == nullptr) {
       sums[i].loss = CrossEntropy(normed, model_->head(), (*windows_)[i], nullptr);
-      x[i] = std::move(normed);
+      if (may_keep_logits_) uncompressed_[i].logits = Linear(normed, model_->head());
+      uncompressed_[i].normed = std::move(normed);
     } else {
       sums[i] = Divergence(normed, uncompressed_[i], model_->head(), (*windows_)[i]);
     }
   });
-  if (plan == nullptr) uncompressed_ = std::move(x);
   PlanLoss loss;
   for (const WindowDivergence& sum : sums) {
     loss.loss += sum.loss / Predictions();

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "tools/compress/f32_ops.h"
 #include "tools/compress/factor_store.h"
 
 namespace palu {
@@ -19,7 +20,8 @@ struct PlanLoss {
 // layer on costs only the layers from there. Windows run in parallel. Not thread-safe.
 class PlanEvaluator {
  public:
-  // model, factors and windows must outlive it. Layer inputs are kept only within memory_bytes.
+  // model, factors and windows must outlive it. Layer inputs and the uncompressed model's logits
+  // are kept only if each fits in half of memory_bytes.
   PlanEvaluator(F32Model* model, const FactorStore* factors, const TokenWindows* windows,
                 int64_t memory_bytes);
 
@@ -39,7 +41,8 @@ class PlanEvaluator {
   const FactorStore* factors_;
   const TokenWindows* windows_;
   bool may_keep_;
-  std::vector<MatrixF> uncompressed_;  // [window] after the last norm; empty until needed
+  bool may_keep_logits_;
+  std::vector<DivergenceReference> uncompressed_;  // [window]; empty until needed
   double uncompressed_loss_ = 0;
   CompressionPlan reference_;
   std::vector<std::vector<MatrixF>> inputs_;  // [window][layer] of reference_

@@ -124,8 +124,8 @@ double CrossEntropy(const MatrixF& x, const MatrixF& head, std::span<const int32
   return loss;
 }
 
-WindowDivergence Divergence(const MatrixF& x, const MatrixF& reference, const MatrixF& head,
-                            std::span<const int32_t> ids) {
+WindowDivergence Divergence(const MatrixF& x, const DivergenceReference& reference,
+                            const MatrixF& head, std::span<const int32_t> ids) {
   const auto tokens = static_cast<int>(x.rows());
   const auto hidden = static_cast<int>(x.cols());
   const auto logits_of = [&](const MatrixF& m, int begin, int rows) {
@@ -139,7 +139,10 @@ WindowDivergence Divergence(const MatrixF& x, const MatrixF& reference, const Ma
   Eigen::ArrayXf weight(head.rows());
   for (int begin = 0; begin + 1 < tokens; begin += kLogitRows) {
     const int rows = std::min(kLogitRows, tokens - 1 - begin);
-    const MatrixF q = logits_of(x, begin, rows), p = logits_of(reference, begin, rows);
+    const MatrixF q = logits_of(x, begin, rows);
+    const MatrixF p = reference.logits.size() > 0
+                          ? MatrixF(reference.logits.middleRows(begin, rows))
+                          : logits_of(reference.normed, begin, rows);
     for (int r = 0; r < rows; ++r) {
       const auto q_row = q.row(r).transpose().array(), p_row = p.row(r).transpose().array();
       const float q_peak = q_row.maxCoeff(), p_peak = p_row.maxCoeff();

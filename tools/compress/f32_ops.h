@@ -56,8 +56,12 @@ struct WindowDivergence {
   double loss = 0;  // negative log-likelihood, as CrossEntropy
   double kl = 0;    // KL(reference || x): what a coded cache changes, without the text's own chance
 };
-// reference [T, hidden]: of the uncompressed model, after its last norm.
-WindowDivergence Divergence(const MatrixF& x, const MatrixF& reference, const MatrixF& head,
-                            std::span<const int32_t> ids);
+// The uncompressed model on the same window: [T, hidden] after its last norm, and its logits
+// [T, V], or none: then they are computed in parts as they are needed.
+struct DivergenceReference {
+  MatrixF normed, logits;
+};
+WindowDivergence Divergence(const MatrixF& x, const DivergenceReference& reference,
+                            const MatrixF& head, std::span<const int32_t> ids);
 
 }  // namespace palu

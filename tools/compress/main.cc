@@ -1,4 +1,6 @@
 // palu-compress: a Hugging Face checkpoint in, one with a small cache out.
+#include <malloc.h>
+
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
@@ -124,6 +126,9 @@ void Settle(const CLI::App& app, const Extra& extra, CompressOptions* o) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Large matrices come and go all the time: keep their pages instead of faulting them in again.
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that it takes
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
   CLI::App app(
       "Compresses the KV cache of a Hugging Face checkpoint after training.\n"
       "Without --keep, --budget or --max-ppl-increase: --budget 0.125 by the K-FAC "

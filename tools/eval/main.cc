@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tools/eval/needle.h"
 #include "tools/eval/perplexity.h"
 
 namespace {
@@ -37,6 +38,18 @@ EvalResult Run(const EvalOptions& options, bool quiet) {
                  total, perplexity, done == total ? "\n" : "");
   };
   return palu::Evaluate(options, progress);
+}
+
+int Needle(const EvalOptions& options, const palu::NeedleOptions& needles, bool json, bool quiet) {
+  const palu::NeedleResult result =
+      palu::FindNeedles(options, needles, [&](int done, int total, double) {
+        if (!quiet)
+          std::fprintf(stderr, "\rneedle %d / %d%s", done, total, done == total ? "\n" : "");
+      });
+  std::printf("%s%s",
+              json ? palu::ToJson(result).dump(1).c_str() : palu::NeedleTable(result).c_str(),
+              json ? "\n" : "");
+  return 0;
 }
 
 // "DIR" or "DIR@format".
@@ -94,6 +107,13 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   single.add_flag("--json", json);
   single.add_flag("--quiet", quiet);
+  palu::NeedleOptions needles{.trials = 0};
+  single
+      .add_option("--needle", needles.trials,
+                  "needle in a haystack instead of perplexity: trials at every depth")
+      ->check(CLI::Range(1, 100000));
+  single.add_option("--needle-depths", needles.depths)->capture_default_str();
+  single.add_option("--seed", needles.seed, "of the needles")->capture_default_str();
   AddOptions(&single, &options);
   try {
     if (argc > 1 && std::string(argv[1]) == "compare") {
@@ -102,6 +122,7 @@ int main(int argc, char** argv) {
     }
     CLI11_PARSE(single, argc, argv);
     if (options.kv == "dense") options.kv = "auto";
+    if (needles.trials > 0) return Needle(options, needles, json, quiet);
     const EvalResult result = Run(options, quiet);
     if (json) {
       std::printf("%s\n", palu::ToJson(result).dump(1).c_str());

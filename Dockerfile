@@ -1,0 +1,66 @@
+# palu-server as an image. Targets:
+#   cpu    docker build --target cpu -t palu-server:0.1.0 .
+#   cuda   docker build --target cuda -t palu-server:0.1.0-cuda .      (run with --gpus all)
+# It runs as user 10001 on a read-only root file system:
+#   docker run --rm --read-only --tmpfs /tmp -p 8000:8000 palu-server:0.1.0
+# serves the bundled model; for another one mount it and set PALU_MODEL_PATH.
+# The base images are arguments, so that mirrors can stand in for the registry.
+ARG CPU_BASE=docker.io/library/debian:12-slim
+ARG CUDA_BUILD_BASE=docker.io/nvidia/cuda:12.6.3-devel-ubuntu24.04
+ARG CUDA_BASE=docker.io/nvidia/cuda:12.6.3-runtime-ubuntu24.04
+
+FROM ${CPU_BASE} AS build-cpu
+WORKDIR /src
+COPY deploy/install_packages deploy/packages.txt deploy/
+RUN deploy/install_packages build && rm -rf /var/lib/apt/lists/*
+COPY . .
+ARG PALU_COMMIT=
+ARG PALU_CMAKE=-DPALU_CUDA=OFF
+RUN cmake -G Ninja -S . -B build/package -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX=/usr \
+      -DPALU_TESTS=OFF -DPALU_COMMIT="${PALU_COMMIT}" ${PALU_CMAKE} \
+ && cmake --build build/package && cd build/package && cpack -B /packages
+
+FROM ${CUDA_BUILD_BASE} AS build-cuda
+WORKDIR /src
+COPY deploy/install_packages deploy/packages.txt deploy/
+RUN deploy/install_packages build && rm -rf /var/lib/apt/lists/*
+COPY . .
+ARG PALU_COMMIT=
+RUN cmake -G Ninja -S . -B build/package -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX=/usr \
+      -DPALU_TESTS=OFF -DPALU_COMMIT="${PALU_COMMIT}" -DPALU_CUDA=ON \
+ && cmake --build build/package && cd build/package && cpack -B /packages
+
+# What both images are from here on, as one script: packages in, nothing else left behind.
+FROM ${CUDA_BASE} AS cuda
+COPY --from=build-cuda /packages /tmp/packages
+COPY deploy/docker/install /tmp/install
+RUN /tmp/install
+ENV PALU_MODEL_PATH=/usr/share/palu/models/classics-14m NVIDIA_DRIVER_CAPABILITIES=compute,utility
+LABEL org.opencontainers.image.title="palu-server" \
+      org.opencontainers.image.description="LLM inference with a compressed KV cache, NVIDIA GPUs" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
+USER 10001:10001
+EXPOSE 8000 8001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
+  CMD ["curl", "-fsS", "-o", "/dev/null", "http://127.0.0.1:8000/health"]
+ENTRYPOINT ["/usr/bin/tini", "--", "/usr/bin/palu-server"]
+CMD ["--config", "/etc/palu/palu_server.yaml"]
+
+FROM ${CPU_BASE} AS cpu
+COPY --from=build-cpu /packages /tmp/packages
+COPY deploy/docker/install /tmp/install
+RUN /tmp/install
+ENV PALU_MODEL_PATH=/usr/share/palu/models/classics-14m
+LABEL org.opencontainers.image.title="palu-server" \
+      org.opencontainers.image.description="LLM inference with a compressed KV cache, CPU" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
+USER 10001:10001
+EXPOSE 8000 8001
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
+  CMD ["curl", "-fsS", "-o", "/dev/null", "http://127.0.0.1:8000/health"]
+ENTRYPOINT ["/usr/bin/tini", "--", "/usr/bin/palu-server"]
+CMD ["--config", "/etc/palu/palu_server.yaml"]

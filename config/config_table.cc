@@ -96,6 +96,26 @@ ConfigKey Duration(std::string name, std::chrono::milliseconds low, Field field,
           .yaml = [=](const ServerConfig& config) { return FormatDuration(field(config)); }};
 }
 
+// Of a field that holds milliseconds as an integer.
+template <typename Field>
+ConfigKey Milliseconds(std::string name, Field field, std::string help) {
+  return {.name = std::move(name),
+          .type = "duration",
+          .expected = "a duration from 0s to 24h, such as 30s or 50ms",
+          .help = std::move(help),
+          .set =
+              [=](std::string_view text, ServerConfig* config) {
+                const auto value = ParseDuration(text);
+                if (!value || value->count() < 0 || *value > std::chrono::hours(24)) return false;
+                field(*config) = value->count();
+                return true;
+              },
+          .yaml =
+              [=](const ServerConfig& config) {
+                return FormatDuration(std::chrono::milliseconds(field(config)));
+              }};
+}
+
 template <typename Field>
 ConfigKey Text(std::string name, Field field, std::string help, bool may_be_empty = true) {
   return {.name = std::move(name),
@@ -245,6 +265,21 @@ std::vector<ConfigKey> EngineKeys() {
               "the rest."),
       Integer("engine.max_queue_requests", 1, kMaxInt, PALU_FIELD(engine.max_queue_requests),
               "Requests that may wait; more are refused with 429."),
+      Integer("engine.max_queue_tokens", 0, kMaxInt, PALU_FIELD(engine.max_queue_tokens),
+              "Prompt tokens of all waiting requests together; what goes beyond is refused with "
+              "429. 0: not bounded."),
+      Choice("engine.policy", {"priority", "fcfs", "fair"}, PALU_FIELD(engine.policy),
+             "Who starts next. priority: lower values of the request's priority first; fcfs: by "
+             "arrival; fair: API keys and users take turns by the tokens that they use."),
+      Milliseconds("engine.ageing", PALU_FIELD(engine.ageing_ms),
+                   "Waiting time that makes up for one step of priority, so that nothing starves. "
+                   "0: priorities are strict."),
+      Milliseconds("engine.target_inter_token", PALU_FIELD(engine.target_inter_token_ms),
+                   "Wanted time between two tokens of an answer: the prompt tokens of a step adapt "
+                   "to it while answers run. 0: prompts take what engine.step_tokens leaves."),
+      Bool("engine.overlap", PALU_FIELD(engine.overlap),
+           "Whether the next step is planned, and the last one's tokens are published, while the "
+           "device runs."),
       Bool("engine.prefix_caching", PALU_FIELD(engine.prefix_caching),
            "Whether prompts share the cached blocks of earlier prompts with the same beginning."),
       Integer("engine.max_unread_tokens", 1, kMaxInt, PALU_FIELD(engine.max_unread_tokens),
@@ -255,6 +290,9 @@ std::vector<ConfigKey> EngineKeys() {
 std::vector<ConfigKey> CacheKeys() {
   return {
       CacheMemory(),
+      Size("cache.host_memory", 0, PALU_FIELD(cache.host_memory_bytes),
+           "Host memory for cache blocks that find no place on the device: prefixes not used for a "
+           "while and preempted requests. 0: they are computed anew."),
       Integer("cache.block_tokens", 1, 1024, PALU_FIELD(cache.block_tokens),
               "Tokens per cache block."),
       Choice("cache.format", {"auto", "f32", "bf16", "f16", "int8", "int4", "int3", "int2"},

@@ -22,6 +22,12 @@ struct EngineLimits {
   int num_blocks = 0;
   int vocab_size = 0;
   std::vector<int32_t> eos_token_ids;
+  // Largest sliding window if every layer has one: blocks that fall out of it are given back. 0:
+  // some layer sees everything.
+  int window_tokens = 0;
+  int num_host_blocks = 0;          // of the host tier; 0: none
+  uint64_t cache_format_key = 0;    // LatentLayout::Fingerprint
+  double block_copy_seconds = 0.0;  // measured: one block between device and host; 0: not known
 };
 
 // Move-only; destroying it cancels the request. Thread-safe as OutputStream.

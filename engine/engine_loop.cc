@@ -22,67 +22,124 @@ std::vector<float> TakeEmbedding(RequestState* request) {
 
 }  // namespace
 
+// While a step runs, the next one is planned and what the step before has made is published. Only
+// what depends on the tokens that the device draws lies between two steps: Commit, Settle and the
+// batch.
 void Engine::Impl::Loop() {
+  Step* next = &steps_[0];
+  Step* under_way = nullptr;
   for (;;) {
-    if (!scheduler_.has_work()) queue_.WaitForWork();
-    const bool go_on = queue_.TakeAll(&incoming_);
-    for (auto& request : incoming_) scheduler_.Add(std::move(request));
-    incoming_.clear();
+    if (under_way == nullptr && !scheduler_.has_work()) queue_.WaitForWork();
+    const bool go_on = TakeIn();
+    if (go_on) Plan(next);
+    if (under_way != nullptr && !Finish(under_way)) {
+      under_way = nullptr;
+      continue;
+    }
+    under_way = nullptr;
     if (!go_on) break;
-    scheduler_.Reap(Clock::now(), &events_);
+    ReapIfAsked();
+    if (Start(next)) {
+      under_way = next;
+      next = &steps_[next == &steps_[0] ? 1 : 0];
+    }
     Deliver();
-    if (scheduler_.has_work()) Step();
+    if (under_way != nullptr) CountStep(*under_way);
   }
   scheduler_.EndAll(Clock::now(), {StatusCode::kUnavailable, "the server is shutting down", {}},
                     EndReason::kShutdown, &events_);
   Deliver();
 }
 
-void Engine::Impl::Step() {
+// False once the engine is to stop.
+bool Engine::Impl::TakeIn() {
+  const bool go_on = queue_.TakeAll(&incoming_);
+  for (auto& request : incoming_) scheduler_.Add(std::move(request));
+  incoming_.clear();
+  return go_on;
+}
+
+void Engine::Impl::Plan(Step* step) {
   const auto begin = Clock::now();
-  scheduler_.Schedule(begin, &plan_);
-  BuildStepBatch(plan_, limits_.block_tokens, &batch_);
-  queue_.ReleasePlaces(plan_.newly_started);
-  UpdateGauges();
-  CountStep(Seconds(Clock::now() - begin));
-  StepResult result;
+  scheduler_.Schedule(begin, &step->plan);
+  step->schedule_seconds = Seconds(Clock::now() - begin);
+}
+
+// Takes the results of the step under way; false if the device failed.
+bool Engine::Impl::Finish(Step* step) {
+  StepWorker::Done done;
   try {
-    result = runner_->Run(batch_);
+    done = worker_.Wait();
   } catch (const std::exception& error) {
     Fail(error.what());
+    return false;
+  }
+  const auto now = Clock::now();
+  const auto observe = [this](StepPhase phase, double seconds) {
+    metrics_.step_phase_seconds[static_cast<int>(phase)].Observe(seconds);
+  };
+  scheduler_.ObserveStep(step->plan, done.seconds);
+  scheduler_.Commit(now, step->plan, std::move(done.result), &events_);
+  observe(StepPhase::kCommit, Seconds(Clock::now() - now));
+  observe(StepPhase::kUpload, done.times.upload);
+  observe(StepPhase::kForward, done.times.forward);
+  observe(StepPhase::kSample, done.times.sample);
+  metrics_.step_gap_seconds.Observe(done.idle_seconds);
+  return true;
+}
+
+void Engine::Impl::ReapIfAsked() {
+  const auto now = Clock::now();
+  if (!attention_->exchange(false, std::memory_order_acquire) && now < scheduler_.next_deadline()) {
     return;
   }
-  const StepRunner::PhaseTimes times = runner_->last_times();
-  const auto done = Clock::now();
-  scheduler_.Commit(done, plan_, std::move(result), &events_);
-  Deliver();
-  metrics_.step_phase_seconds[static_cast<int>(StepPhase::kUpload)].Observe(times.upload);
-  metrics_.step_phase_seconds[static_cast<int>(StepPhase::kForward)].Observe(times.forward);
-  metrics_.step_phase_seconds[static_cast<int>(StepPhase::kSample)].Observe(times.sample);
-  metrics_.step_phase_seconds[static_cast<int>(StepPhase::kCommit)].Observe(
-      Seconds(Clock::now() - done));
+  scheduler_.Reap(now, &events_);
+}
+
+// False if there is nothing to run.
+bool Engine::Impl::Start(Step* step) {
+  const auto begin = Clock::now();
+  // Who came while the step before ran need not wait for the one after this.
+  TakeIn();
+  if (!scheduler_.Settle(begin, &step->plan)) return false;
+  BuildStepBatch(step->plan, limits_.block_tokens, &step->batch);
+  worker_.Launch(&step->batch);
+  scheduler_.Advance(&step->plan);
+  step->schedule_seconds += Seconds(Clock::now() - begin);
+  queue_.ReleasePlaces(step->plan.newly_started, step->plan.newly_started_tokens);
+  return true;
 }
 
 void Engine::Impl::Fail(const std::string& what) {
   healthy_ = false;
   queue_.Close();
   // What slipped in before the queue was closed fails too.
-  queue_.TakeAll(&incoming_);
-  for (auto& request : incoming_) scheduler_.Add(std::move(request));
-  incoming_.clear();
+  TakeIn();
   scheduler_.EndAll(Clock::now(), {StatusCode::kInternal, "the device has failed: " + what, {}},
                     EndReason::kError, &events_);
   Deliver();
 }
 
-void Engine::Impl::CountStep(double schedule_seconds) {
-  metrics_.preemptions += plan_.preemptions;
-  metrics_.prefix_queries_tokens += plan_.prefix_query_tokens;
-  metrics_.prefix_hits_tokens += plan_.prefix_hit_tokens;
-  metrics_.iteration_tokens.Observe(plan_.num_tokens);
-  metrics_.batch_tokens.Observe(plan_.num_tokens);
-  metrics_.batch_sequences.Observe(static_cast<double>(plan_.sequences.size()));
-  metrics_.step_phase_seconds[static_cast<int>(StepPhase::kSchedule)].Observe(schedule_seconds);
+void Engine::Impl::CountStep(const Step& step) {
+  const StepPlan& plan = step.plan;
+  metrics_.preemptions += plan.preemptions;
+  metrics_.preemptions_swapped += plan.swaps;
+  metrics_.prefix_queries_tokens += plan.prefix_query_tokens;
+  metrics_.prefix_hits_tokens += plan.prefix_hit_tokens;
+  metrics_.iteration_tokens.Observe(plan.num_tokens);
+  metrics_.batch_tokens.Observe(plan.num_tokens);
+  metrics_.batch_sequences.Observe(static_cast<double>(plan.sequences.size()));
+  metrics_.step_phase_seconds[static_cast<int>(StepPhase::kSchedule)].Observe(
+      step.schedule_seconds);
+  CountCache();
+}
+
+void Engine::Impl::CountCache() {
+  const PrefixCache::Counters now = scheduler_.cache_counters();
+  metrics_.host_stored_blocks += now.stored - counted_.stored;
+  metrics_.host_loaded_blocks += now.loaded - counted_.loaded;
+  metrics_.cache_dropped_blocks += now.dropped - counted_.dropped;
+  counted_ = now;
 }
 
 void Engine::Impl::UpdateGauges() {
@@ -90,6 +147,8 @@ void Engine::Impl::UpdateGauges() {
   metrics_.requests_waiting = scheduler_.num_waiting();
   metrics_.blocks_used = scheduler_.blocks_used();
   metrics_.blocks_cached = scheduler_.blocks_cached();
+  metrics_.host_blocks_used = scheduler_.host_blocks_used();
+  metrics_.chunk_tokens = scheduler_.cost().chunk_tokens();
 }
 
 void Engine::Impl::Deliver() {
@@ -111,7 +170,10 @@ void Engine::Impl::Deliver() {
                                    request->cached_tokens, std::move(request->prompt_logprobs),
                                    TakeEmbedding(request));
   }
-  for (auto& [request, delta] : events_.deltas) request->stream->Publish(std::move(delta));
+  for (auto& [request, delta] : events_.deltas) {
+    request->stream->Publish(std::move(delta));
+    if (request->stream->unread_tokens() > options_.max_unread_tokens) *attention_ = true;
+  }
   unfinished_ -= static_cast<int>(events_.ended.size());
   for (StepEvents::Ended& ended : events_.ended) {
     ended.request->stream->Finish(std::move(ended.status), ended.request->timing);
@@ -122,7 +184,9 @@ void Engine::Impl::Deliver() {
 void Engine::Impl::CountEnded(const StepEvents::Ended& ended) {
   const RequestState& request = *ended.request;
   const RequestTiming& t = request.timing;
-  if (!request.started()) queue_.ReleasePlaces(1);
+  if (!request.started()) {
+    queue_.ReleasePlaces(1, static_cast<int64_t>(request.request.prompt.size()));
+  }
   switch (ended.reason) {
     case EndReason::kStop:
       ++metrics_.finished_stop;

@@ -88,7 +88,8 @@ EngineMetrics::EngineMetrics(int max_context_tokens)
       batch_tokens(PowersOfTwo(2, 16384)),
       step_phase_seconds{Histogram(PhaseBounds()), Histogram(PhaseBounds()),
                          Histogram(PhaseBounds()), Histogram(PhaseBounds()),
-                         Histogram(PhaseBounds())} {}
+                         Histogram(PhaseBounds())},
+      step_gap_seconds(PhaseBounds()) {}
 
 MetricsSnapshot EngineMetrics::Snapshot() const {
   MetricsSnapshot s;
@@ -103,7 +104,15 @@ MetricsSnapshot EngineMetrics::Snapshot() const {
   s.finished_length = finished_length;
   s.finished_abort = finished_abort;
   s.finished_error = finished_error;
+  s.host_blocks_total = host_blocks_total;
+  s.host_blocks_used = host_blocks_used;
+  s.chunk_tokens = chunk_tokens;
   s.preemptions = preemptions;
+  s.preemptions_swapped = preemptions_swapped;
+  s.host_stored_blocks = host_stored_blocks;
+  s.host_loaded_blocks = host_loaded_blocks;
+  s.cache_dropped_blocks = cache_dropped_blocks;
+  s.rejected_queue_tokens = rejected_queue_tokens;
   s.prefix_queries_tokens = prefix_queries_tokens;
   s.prefix_hits_tokens = prefix_hits_tokens;
   s.cancelled_client = cancelled_client;
@@ -131,6 +140,7 @@ MetricsSnapshot EngineMetrics::Snapshot() const {
   for (int i = 0; i < kNumStepPhases; ++i) {
     s.step_phase_seconds[i] = step_phase_seconds[i].Snapshot();
   }
+  s.step_gap_seconds = step_gap_seconds.Snapshot();
   return s;
 }
 

@@ -8,8 +8,10 @@
 
 namespace palu {
 
-OutputStream::OutputStream(int choices)
-    : stopped_(std::make_unique<std::atomic<bool>[]>(choices)), choices_(choices) {}
+OutputStream::OutputStream(int choices, std::shared_ptr<std::atomic<bool>> attention)
+    : attention_(std::move(attention)),
+      stopped_(std::make_unique<std::atomic<bool>[]>(choices)),
+      choices_(choices) {}
 
 void OutputStream::SetNotifier(std::function<void()> notifier) {
   std::unique_lock<std::mutex> lock(mutex_);
@@ -38,6 +40,7 @@ bool OutputStream::Wait(std::chrono::milliseconds timeout) {
 void OutputStream::StopChoice(int choice) {
   PALU_CHECK(choice >= 0 && choice < choices_);
   stopped_[choice].store(true, std::memory_order_relaxed);
+  CallAttention();
 }
 
 bool OutputStream::choice_stopped(int choice) const {
@@ -77,6 +80,7 @@ void OutputStream::Publish(OutputDelta delta) {
 void OutputStream::Finish(Status status, const RequestTiming& timing) {
   std::unique_lock<std::mutex> lock(mutex_);
   PALU_CHECK(!pending_.finished);
+  ended_.store(true, std::memory_order_relaxed);
   pending_.finished = true;
   pending_.status = std::move(status);
   pending_.timing = timing;

@@ -32,14 +32,18 @@ struct OutputBatch {
 // every step boundary.
 class OutputStream {
  public:
-  explicit OutputStream(int choices);
+  // attention, if given, is set whenever the engine has to look at Cancel or StopChoice.
+  explicit OutputStream(int choices, std::shared_ptr<std::atomic<bool>> attention = nullptr);
 
   // Reader's side.
   void SetNotifier(std::function<void()> notifier);  // fires at once if something is unread
   OutputBatch Drain();
   // Blocks until something is unread or the timeout has passed; for tools and tests.
   bool Wait(std::chrono::milliseconds timeout);
-  void Cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  void Cancel() {
+    cancelled_.store(true, std::memory_order_relaxed);
+    CallAttention();
+  }
   void StopChoice(int choice);  // ends one choice with kStop (a stop string was seen)
 
   // Engine's side.
@@ -53,8 +57,15 @@ class OutputStream {
 
  private:
   void NotifyLocked(std::unique_lock<std::mutex>& lock);
+  void CallAttention() {
+    if (attention_ && !ended_.load(std::memory_order_relaxed)) {
+      attention_->store(true, std::memory_order_release);
+    }
+  }
 
+  const std::shared_ptr<std::atomic<bool>> attention_;
   std::atomic<bool> cancelled_{false};
+  std::atomic<bool> ended_{false};  // nobody looks at cancelled_ any more
   std::atomic<int> unread_tokens_{0};
   std::unique_ptr<std::atomic<bool>[]> stopped_;
   const int choices_;

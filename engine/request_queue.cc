@@ -7,14 +7,20 @@
 
 namespace palu {
 
-RequestQueue::RequestQueue(int capacity) : capacity_(capacity) {}
+RequestQueue::RequestQueue(int capacity, int64_t max_tokens)
+    : capacity_(capacity), max_tokens_(max_tokens) {}
 
 RequestQueue::PushResult RequestQueue::TryPush(std::unique_ptr<RequestState>* request) {
+  const auto tokens = static_cast<int64_t>((*request)->request.prompt.size());
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (closed_) return PushResult::kClosed;
     if (held_ >= capacity_) return PushResult::kFull;
+    if (max_tokens_ > 0 && held_ > 0 && tokens_ + tokens > max_tokens_) {
+      return PushResult::kFullOfTokens;
+    }
     ++held_;
+    tokens_ += tokens;
     inside_.push_back(std::move(*request));
   }
   work_.notify_one();
@@ -48,10 +54,16 @@ bool RequestQueue::TakeAll(std::vector<std::unique_ptr<RequestState>>* out) {
   return !stopped_;
 }
 
-void RequestQueue::ReleasePlaces(int places) {
+void RequestQueue::ReleasePlaces(int places, int64_t tokens) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  PALU_CHECK(places <= held_);
+  PALU_CHECK(places <= held_ && tokens <= tokens_);
   held_ -= places;
+  tokens_ -= tokens;
+}
+
+int64_t RequestQueue::tokens_held() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return tokens_;
 }
 
 int RequestQueue::places_held() const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -10,14 +11,15 @@
 
 namespace palu {
 
-// Thread-safe. What is bounded are the requests that wait for their first step, also those that the
-// engine thread has already taken out to order them: a place is held from TryPush until
-// ReleasePlaces.
+// Thread-safe. What is bounded are the requests that wait for their first step, and the tokens of
+// their prompts, also of those that the engine thread has already taken out to order them: a place
+// is held from TryPush until ReleasePlaces. An empty queue takes a prompt of any length.
 class RequestQueue {
  public:
-  enum class PushResult { kOk, kFull, kClosed };
+  enum class PushResult { kOk, kFull, kFullOfTokens, kClosed };
 
-  explicit RequestQueue(int capacity);
+  // max_tokens: 0 is no bound.
+  explicit RequestQueue(int capacity, int64_t max_tokens = 0);
 
   // Never blocks. *request is moved from only if the result is kOk.
   PushResult TryPush(std::unique_ptr<RequestState>* request);
@@ -30,17 +32,20 @@ class RequestQueue {
   void WaitForWork();
   // Appends all that is inside to *out. Returns false once Stop was called.
   bool TakeAll(std::vector<std::unique_ptr<RequestState>>* out);
-  void ReleasePlaces(int places);
+  void ReleasePlaces(int places, int64_t tokens);
 
   int places_held() const;
+  int64_t tokens_held() const;
   int size() const;  // of what TakeAll would give
 
  private:
   const int capacity_;
+  const int64_t max_tokens_;
   mutable std::mutex mutex_;
   std::condition_variable work_;
   std::vector<std::unique_ptr<RequestState>> inside_;  // guarded by mutex_
   int held_ = 0;                                       // guarded by mutex_
+  int64_t tokens_ = 0;                                 // guarded by mutex_
   bool closed_ = false;                                // guarded by mutex_
   bool stopped_ = false;                               // guarded by mutex_
 };

@@ -8,11 +8,10 @@
 namespace palu {
 namespace {
 
-// Blocks left free by a start, so that those running do not run out at once.
-constexpr int kWatermarkDivisor = 100;
-
-bool IsFresh(const Sequence& sequence) {
-  return sequence.state == Sequence::State::kWaiting && sequence.generated() == 0;
+// The token that it is drawing is its last, whatever it may be.
+bool EndsWithStepUnderWay(const Sequence& sequence) {
+  return sequence.pending > 0 &&
+         sequence.generated() >= sequence.request->request.sampling.max_tokens;
 }
 
 }  // namespace
@@ -22,11 +21,24 @@ Scheduler::Scheduler(const EngineOptions& options, const EngineLimits& limits)
       step_tokens_(options.step_tokens),
       max_unread_tokens_(options.max_unread_tokens),
       block_tokens_(limits.block_tokens),
+      window_tokens_(limits.window_tokens),
       eos_token_ids_(limits.eos_token_ids),
-      allocator_(limits.num_blocks) {
+      allocator_(limits.num_blocks),
+      host_(options.prefix_caching ? limits.num_host_blocks : 0),
+      cost_(1e-3 * static_cast<double>(options.target_inter_token_ms), options.step_tokens,
+            limits.block_copy_seconds),
+      waiting_(options, options.step_tokens) {
   PALU_CHECK(max_running_ >= 1);
   if (options.prefix_caching) {
-    prefix_cache_ = std::make_unique<PrefixCache>(&allocator_, block_tokens_);
+    PrefixCache::Options cache;
+    cache.block_tokens = block_tokens_;
+    cache.window_tokens = window_tokens_;
+    cache.format_key = limits.cache_format_key;
+    if (host_.num_blocks() > 0) {
+      cache.host = &host_;
+      cache.moves = &moves_;
+    }
+    prefix_cache_ = std::make_unique<PrefixCache>(&allocator_, cache);
   }
   running_.reserve(max_running_);
 }
@@ -34,11 +46,16 @@ Scheduler::Scheduler(const EngineOptions& options, const EngineLimits& limits)
 void Scheduler::Add(std::unique_ptr<RequestState> request) {
   request->arrival_order = next_arrival_++;
   request->place = requests_.size();
-  for (const auto& sequence : request->sequences) waiting_.insert(sequence.get());
+  waiting_.RequestAdded(request.get());
+  for (const auto& sequence : request->sequences) waiting_.Insert(sequence.get());
+  if (const auto& deadline = request->request.deadline) {
+    next_deadline_ = std::min(next_deadline_, *deadline);
+  }
   requests_.push_back(std::move(request));
 }
 
 void Scheduler::Reap(TimePoint now, StepEvents* events) {
+  next_deadline_ = TimePoint::max();
   // Backwards, because an ended request's place is taken by the last one.
   for (size_t i = requests_.size(); i-- > 0;) {
     RequestState* request = requests_[i].get();
@@ -56,6 +73,7 @@ void Scheduler::Reap(TimePoint now, StepEvents* events) {
                   {}},
                  EndReason::kSlowReader, now, events);
     } else {
+      if (deadline) next_deadline_ = std::min(next_deadline_, *deadline);
       ReapChoices(request, now, events);
     }
   }
@@ -79,79 +97,96 @@ void Scheduler::ReapChoices(RequestState* request, TimePoint now, StepEvents* ev
 void Scheduler::Schedule(TimePoint now, StepPlan* plan) {
   plan->Clear();
   ScheduleDecodes(plan);
+  plan->chunk_tokens = step_tokens_ - plan->num_tokens;
+  if (plan->num_tokens > 0) {
+    plan->chunk_tokens = std::min(plan->chunk_tokens, cost_.chunk_tokens());
+  }
   for (Sequence* sequence : running_) {
     if (sequence->remaining() > 1) ScheduleChunk(sequence, plan);
   }
-  // What was just preempted would come back at once and be preempted again.
-  while (plan->preemptions == 0 && plan->num_tokens < step_tokens_ && !waiting_.empty() &&
-         slots_used_ < max_running_) {
-    if (!TryStart(*waiting_.begin(), now, plan)) break;
+  StartMore(now, plan);
+}
+
+bool Scheduler::Settle(TimePoint now, StepPlan* plan) {
+  const size_t planned = plan->sequences.size();
+  // Requests that ended live until the events about them are delivered, so these can be looked at.
+  std::erase_if(plan->sequences, [](const Sequence* sequence) {
+    return sequence->state != Sequence::State::kRunning || sequence->scheduled == 0;
+  });
+  if (plan->sequences.size() < planned) {
+    const int before = plan->num_tokens;
+    plan->num_tokens = 0;
+    for (const Sequence* sequence : plan->sequences) plan->num_tokens += sequence->scheduled;
+    plan->chunk_tokens =
+        std::min(step_tokens_ - plan->num_tokens, plan->chunk_tokens + before - plan->num_tokens);
   }
-  PALU_CHECK(!plan->sequences.empty() || requests_.empty());
+  StartMore(now, plan);
+  if (plan->sequences.empty()) return false;
+  plan->block_moves.swap(moves_);
+  return true;
+}
+
+void Scheduler::StartMore(TimePoint now, StepPlan* plan) {
+  // What was just preempted would come back at once and be preempted again.
+  while (plan->preemptions == 0 && plan->chunk_tokens > 0 && !waiting_.empty() &&
+         slots_used_ < max_running_) {
+    if (!TryStart(waiting_.Front(), now, plan)) break;
+  }
 }
 
 void Scheduler::ScheduleDecodes(StepPlan* plan) {
   // Those preempted are at the end, behind what is already planned.
   for (size_t i = 0; i < running_.size(); ++i) {
     Sequence* sequence = running_[i];
-    if (sequence->remaining() != 1) continue;
-    while (!MakeWritable(sequence, plan)) {
+    if (sequence->remaining() != 1 || EndsWithStepUnderWay(*sequence)) continue;
+    while (!MakeWritable(sequence)) {
       Sequence* victim = running_.back();
       PALU_CHECK(running_.size() > 1);
-      Preempt(victim);
-      ++plan->preemptions;
+      Preempt(victim, plan);
       if (victim == sequence) return;
     }
-    ScheduleChunk(sequence, plan);
+    sequence->scheduled = 1;
+    plan->sequences.push_back(sequence);
+    ++plan->num_tokens;
   }
 }
 
 void Scheduler::ScheduleChunk(Sequence* sequence, StepPlan* plan) {
-  sequence->scheduled = std::min(sequence->remaining(), step_tokens_ - plan->num_tokens);
+  sequence->scheduled = std::min(sequence->remaining(), plan->chunk_tokens);
   if (sequence->scheduled == 0) return;
   plan->sequences.push_back(sequence);
   plan->num_tokens += sequence->scheduled;
+  plan->chunk_tokens -= sequence->scheduled;
 }
 
 bool Scheduler::TryStart(Sequence* sequence, TimePoint now, StepPlan* plan) {
   RequestState* request = sequence->request;
-  if (request->prefiller != nullptr && IsFresh(*sequence)) {
+  if (request->prefiller != nullptr && sequence->fresh()) {
     AttachFollowers(request->prefiller);
     return true;
   }
-  const bool alone = running_.empty();
-  if (!alone && sequence == blocked_ && AvailableBlocks() <= blocked_available_) return false;
-  PrefixCache::Match match = TakePrefix(*sequence);
-  const int hits = static_cast<int>(match.blocks.size());
-  const int needed = BlocksForTokens(sequence->length(), block_tokens_) - hits;
-  int wanted = needed;
-  if (!alone) {
-    wanted += std::max(1, allocator_.num_blocks() / kWatermarkDivisor);
-    if (IsFresh(*sequence)) wanted += request->unfinished - 1;
+  if (!running_.empty() && sequence == blocked_ && AvailableBlocks() <= blocked_available_) {
+    return false;
   }
-  sequence->table.blocks = std::move(match.blocks);
-  if (wanted > AvailableBlocks()) {
-    PALU_CHECK(!alone);
-    ReleaseBlocks(sequence);
+  if (!TakeBlocks(sequence)) {
+    PALU_CHECK(!running_.empty());
     blocked_ = sequence;
     blocked_available_ = AvailableBlocks();
     return false;
   }
-  for (int i = 0; i < needed; ++i) sequence->table.blocks.push_back(AllocateBlock());
-  sequence->hashed_blocks = hits;
-  sequence->hashed_node = match.node;
-  sequence->computed = sequence->cached = hits * block_tokens_;
-  waiting_.erase(sequence);
+  waiting_.Erase(sequence);
   ++slots_used_;
-  if (IsFresh(*sequence)) AttachFollowers(sequence);
+  if (sequence->fresh()) AttachFollowers(sequence);
   InsertRunning(sequence);
   if (!request->started()) {
     request->timing.scheduled = now;
     request->cached_tokens = sequence->cached;
     ++plan->newly_started;
+    plan->newly_started_tokens += sequence->prompt;
     plan->prefix_query_tokens += sequence->prompt;
     plan->prefix_hit_tokens += sequence->cached;
   }
+  waiting_.Charge(request, sequence->remaining());
   ScheduleChunk(sequence, plan);
   return true;
 }
@@ -160,8 +195,9 @@ void Scheduler::AttachFollowers(Sequence* leader) {
   leader->request->prefiller = leader;
   for (const auto& sibling : leader->request->sequences) {
     if (slots_used_ >= max_running_) return;
-    if (sibling.get() == leader || !IsFresh(*sibling)) continue;
-    waiting_.erase(sibling.get());
+    if (sibling.get() == leader || !sibling->fresh()) continue;
+    waiting_.Erase(sibling.get());
+    DropHostBlock(sibling.get());
     sibling->state = Sequence::State::kRunning;
     sibling->leader = leader;
     leader->followers.push_back(sibling.get());
@@ -169,29 +205,15 @@ void Scheduler::AttachFollowers(Sequence* leader) {
   }
 }
 
-bool Scheduler::MakeWritable(Sequence* sequence, StepPlan* plan) {
-  auto& blocks = sequence->table.blocks;
-  const size_t index = sequence->computed / block_tokens_;
-  if (index < blocks.size() && allocator_.ref_count(blocks[index]) == 1) return true;
-  const int32_t block = AllocateBlock();
-  if (block < 0) return false;
-  if (index == blocks.size()) {
-    blocks.push_back(block);
-    return true;
-  }
-  plan->block_copies.emplace_back(blocks[index], block);
-  ReleaseBlock(blocks[index]);
-  blocks[index] = block;
-  return true;
-}
-
-void Scheduler::Preempt(Sequence* sequence) {
+void Scheduler::Preempt(Sequence* sequence, StepPlan* plan) {
+  ++plan->preemptions;
   DetachFollowers(sequence);
   RemoveRunning(sequence);
+  if (StoreLastBlock(sequence)) ++plan->swaps;
   ReleaseBlocks(sequence);
   sequence->computed = sequence->cached = 0;
   sequence->state = Sequence::State::kWaiting;
-  waiting_.insert(sequence);
+  waiting_.Insert(sequence);
 }
 
 void Scheduler::InsertRunning(Sequence* sequence) {
@@ -212,7 +234,7 @@ void Scheduler::DetachFollowers(Sequence* leader) {
   for (Sequence* follower : leader->followers) {
     follower->leader = nullptr;
     follower->state = Sequence::State::kWaiting;
-    waiting_.insert(follower);
+    waiting_.Insert(follower);
     --slots_used_;
   }
   leader->followers.clear();

@@ -19,19 +19,56 @@ bool Contains(const std::vector<int32_t>& ids, int32_t id) {
 
 }  // namespace
 
+void Scheduler::Advance(StepPlan* plan) {
+  plan->entries.clear();
+  plan->draws.clear();
+  plan->num_decodes = 0;
+  for (Sequence* sequence : plan->sequences) AdvanceSequence(sequence, plan);
+}
+
+void Scheduler::AdvanceSequence(Sequence* sequence, StepPlan* plan) {
+  RequestState* request = sequence->request;
+  const auto [begin, end] = PromptRows(*sequence);
+  const bool draws = DrawsToken(*sequence);
+  StepPlan::Entry entry;
+  entry.sequence = sequence;
+  entry.prompt_rows = end - begin;
+  const auto [first_pooled, end_pooled] = PooledRows(*sequence);
+  entry.pooled_rows = end_pooled - first_pooled;
+  if (sequence->scheduled == 1) ++plan->num_decodes;
+  entry.first_draw = static_cast<int>(plan->draws.size());
+  sequence->computed += std::exchange(sequence->scheduled, 0);
+  // Whoever finds these blocks from now on reads them after the device has written them.
+  CacheFullBlocks(sequence);
+  entry.whole = sequence->remaining() == 0;
+  if (entry.whole) {
+    if (request->prefiller == sequence) request->prefiller = nullptr;
+    const std::vector<Sequence*> followers = std::exchange(sequence->followers, {});
+    for (Sequence* follower : followers) Fork(sequence, follower);
+    if (draws) {
+      plan->draws.push_back(sequence);
+      plan->draws.insert(plan->draws.end(), followers.begin(), followers.end());
+      entry.num_draws = 1 + static_cast<int>(followers.size());
+      for (int i = 0; i < entry.num_draws; ++i) plan->draws[entry.first_draw + i]->pending = 1;
+      for (Sequence* follower : followers) FreeOutOfWindow(follower);
+    }
+  }
+  FreeOutOfWindow(sequence);
+  plan->entries.push_back(entry);
+}
+
 void Scheduler::Commit(TimePoint now, const StepPlan& plan, StepResult result, StepEvents* events) {
   size_t row = 0, pooled = 0;
-  for (Sequence* sequence : plan.sequences) {
-    pooled = CommitPooled(sequence, pooled, result);
-    row = CommitSequence(sequence, row, now, &result, events);
+  for (const StepPlan::Entry& entry : plan.entries) {
+    pooled = CommitPooled(entry, pooled, result);
+    row = CommitEntry(plan, entry, row, now, &result, events);
   }
   PALU_CHECK(row == result.tokens.size() && pooled == result.hidden.size());
 }
 
-size_t Scheduler::CommitPooled(Sequence* sequence, size_t row, const StepResult& result) {
-  RequestState* request = sequence->request;
-  const auto [begin, end] = PooledRows(*sequence);
-  for (int position = begin; position < end; ++position, ++row) {
+size_t Scheduler::CommitPooled(const StepPlan::Entry& entry, size_t row, const StepResult& result) {
+  RequestState* request = entry.sequence->request;
+  for (const size_t end = row + entry.pooled_rows; row < end; ++row) {
     const std::vector<float>& hidden = result.hidden[row];
     request->pooled.resize(hidden.size());
     for (size_t i = 0; i < hidden.size(); ++i) request->pooled[i] += hidden[i];
@@ -40,31 +77,27 @@ size_t Scheduler::CommitPooled(Sequence* sequence, size_t row, const StepResult&
   return row;
 }
 
-size_t Scheduler::CommitSequence(Sequence* sequence, size_t row, TimePoint now, StepResult* result,
-                                 StepEvents* events) {
-  RequestState* request = sequence->request;
-  const auto [begin, end] = PromptRows(*sequence);
-  const bool draws = DrawsToken(*sequence);
-  const size_t rows = end - begin + (draws ? 1 + sequence->followers.size() : 0);
+size_t Scheduler::CommitEntry(const StepPlan& plan, const StepPlan::Entry& entry, size_t row,
+                              TimePoint now, StepResult* result, StepEvents* events) {
+  RequestState* request = entry.sequence->request;
+  const size_t rows = entry.prompt_rows + entry.num_draws;
   PALU_CHECK(row + rows <= result->tokens.size());
   auto next = result->tokens.begin() + static_cast<std::ptrdiff_t>(row);
-  for (int position = begin; position < end; ++position) {
+  for (int i = 0; i < entry.prompt_rows; ++i) {
     request->prompt_logprobs.push_back(std::move(*next++));
   }
-  sequence->computed += std::exchange(sequence->scheduled, 0);
-  CacheFullBlocks(sequence);
-  if (sequence->remaining() > 0) return row + rows;
+  if (!entry.whole) return row + rows;
   if (!std::exchange(request->prompt_done, true)) events->prompts_done.push_back(request);
-  if (request->prefiller == sequence) request->prefiller = nullptr;
-  const std::vector<Sequence*> followers = std::exchange(sequence->followers, {});
-  for (Sequence* follower : followers) Fork(sequence, follower);
-  if (draws) {
-    AppendToken(sequence, std::move(*next++), now, events);
-    for (Sequence* follower : followers) AppendToken(follower, std::move(*next++), now, events);
-    return row + rows;
+  waiting_.Charge(request, entry.num_draws);
+  for (int i = 0; i < entry.num_draws; ++i) {
+    AppendToken(plan.draws[entry.first_draw + i], std::move(*next++), now, events);
   }
-  const int n = request->request.n;
-  for (int choice = 0; choice < n && request->unfinished > 0; ++choice) {
+  if (entry.num_draws == 0) FinishScored(request, now, events);
+  return row + rows;
+}
+
+void Scheduler::FinishScored(RequestState* request, TimePoint now, StepEvents* events) {
+  for (int choice = 0, n = request->request.n; choice < n; ++choice) {
     Sequence* scored = request->sequences[choice].get();
     if (scored->state == Sequence::State::kFinished) continue;
     const bool last = request->unfinished == 1;
@@ -72,15 +105,20 @@ size_t Scheduler::CommitSequence(Sequence* sequence, size_t row, TimePoint now, 
     delta.choice = choice;
     delta.finish = FinishReason::kLength;
     FinishSequence(scored, std::move(delta), now, events);
-    if (last) break;
+    if (last) return;
   }
-  return row + rows;
+}
+
+void Scheduler::ObserveStep(const StepPlan& plan, double seconds) {
+  cost_.Observe(plan.num_tokens, plan.num_decodes, plan.chunk_tokens == 0, seconds);
 }
 
 void Scheduler::Fork(Sequence* leader, Sequence* follower) {
   follower->leader = nullptr;
   follower->table = leader->table;
-  for (const int32_t block : follower->table.blocks) allocator_.AddRef(block);
+  for (int i = follower->table.first_block; i < follower->table.size(); ++i) {
+    allocator_.AddRef(follower->table.blocks[i]);
+  }
   follower->computed = leader->computed;
   follower->cached = leader->cached;
   follower->hashed_blocks = leader->hashed_blocks;
@@ -94,6 +132,7 @@ void Scheduler::AppendToken(Sequence* sequence, OutputToken token, TimePoint now
   const SamplingParams& params = request->request.sampling;
   const int32_t id = token.token;
   const bool complete = sequence->constraint != nullptr && sequence->constraint->must_stop();
+  sequence->pending = 0;
   const bool may_stop = sequence->generated() >= params.min_tokens;
   sequence->tokens.push_back(id);
   ++events->generated_tokens;
@@ -138,9 +177,10 @@ void Scheduler::FinishSequence(Sequence* sequence, OutputDelta delta, TimePoint 
     RemoveRunning(sequence);
     ReleaseBlocks(sequence);
   } else {
-    waiting_.erase(sequence);
+    waiting_.Erase(sequence);
     if (blocked_ == sequence) blocked_ = nullptr;
   }
+  DropHostBlock(sequence);
   sequence->state = Sequence::State::kFinished;
   sequence->scheduled = 0;
   request->any_length |= delta.finish == FinishReason::kLength;
@@ -172,6 +212,7 @@ void Scheduler::EndAll(TimePoint now, const Status& status, EndReason reason, St
 void Scheduler::TakeEnded(RequestState* request, Status status, EndReason reason, TimePoint now,
                           StepEvents* events) {
   request->timing.finished = now;
+  waiting_.RequestEnded(request);
   const size_t place = request->place;
   std::unique_ptr<RequestState> taken = std::move(requests_[place]);
   if (place + 1 != requests_.size()) {

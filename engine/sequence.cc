@@ -50,8 +50,8 @@ std::unique_ptr<RequestState> MakeRequestState(Request request,
 bool ServedBefore::operator()(const Sequence* a, const Sequence* b) const {
   const RequestState& x = *a->request;
   const RequestState& y = *b->request;
-  return std::tie(x.request.priority, x.arrival_order, a->choice) <
-         std::tie(y.request.priority, y.arrival_order, b->choice);
+  return std::tie(x.service_key, x.arrival_order, a->choice) <
+         std::tie(y.service_key, y.arrival_order, b->choice);
 }
 
 }  // namespace palu

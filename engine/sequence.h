@@ -18,7 +18,8 @@ struct RequestState;
 // One choice of a request. Prefill, chunking, prefix hits, decoding and preemption are arithmetic
 // on the counters: what a sequence has to do is always tokens [computed, tokens.size()), a step
 // does the next `scheduled` of them, and a token is drawn when nothing is left. Preemption sets
-// computed back to 0. Engine thread only.
+// computed back to 0. While a step is under way, computed already counts it, and `pending` is the
+// token that it draws: part of the length, not yet of tokens. Engine thread only.
 struct Sequence {
   enum class State { kWaiting, kRunning, kFinished };
 
@@ -31,12 +32,17 @@ struct Sequence {
   int prompt = 0;               // of tokens
   int computed = 0;             // of tokens; their latents are in the cache
   int cached = 0;               // of computed; found in the prefix cache at the last start
-  int scheduled = 0;            // in the step now under way
+  int scheduled = 0;            // in the step now planned
+  int pending = 0;              // 0 or 1
 
   BlockTable table;
   // The entries of the prefix cache that this sequence has walked: blocks and the last one's node.
   int hashed_blocks = 0;
   PrefixCache::NodeId hashed_node = PrefixCache::kRoot;
+  // Of a preempted sequence: where its last, not full block waits on the host, and how many tokens
+  // were computed then.
+  int32_t host_slot = -1;
+  int host_computed = 0;
 
   std::unique_ptr<ConstraintState> constraint;  // null: any token may be drawn
 
@@ -45,10 +51,13 @@ struct Sequence {
   Sequence* leader = nullptr;  // of a follower
   RequestTiming::Clock::time_point last_token{};
 
-  int length() const { return static_cast<int>(tokens.size()); }
+  int length() const { return static_cast<int>(tokens.size()) + pending; }
   int generated() const { return length() - prompt; }
   int remaining() const { return length() - computed; }
+  bool fresh() const { return state == State::kWaiting && generated() == 0; }
 };
+
+struct Tenant;
 
 // Owned by the scheduler from Add until it is taken as finished. Engine thread only, except stream.
 struct RequestState {
@@ -56,6 +65,8 @@ struct RequestState {
   std::shared_ptr<OutputStream> stream;
   RequestTiming timing;
   uint64_t arrival_order = 0;
+  double service_key = 0;    // lower is served first
+  Tenant* tenant = nullptr;  // under fair scheduling
   std::vector<std::unique_ptr<Sequence>> sequences;
   int unfinished = 0;             // of sequences
   size_t place = 0;               // among the scheduler's requests
@@ -77,8 +88,9 @@ std::unique_ptr<RequestState> MakeRequestState(Request request,
                                                std::shared_ptr<OutputStream> stream,
                                                uint64_t base_seed);
 
-// The order of service: lower priority value first, then earlier arrival, then lower choice. Total,
-// so that of two sequences in need of blocks always the same one gives way.
+// The order of service: by the request's service key (see WaitingLine), then by arrival, then by
+// choice. Total and never changing, so that of two sequences in need of blocks always the same one
+// gives way.
 struct ServedBefore {
   bool operator()(const Sequence* a, const Sequence* b) const;
 };

@@ -12,7 +12,7 @@ void StepBatch::Clear() {
   max_blocks = 0;
   rows.clear();
   pooled_tokens.clear();
-  block_copies.clear();
+  block_moves.clear();
 }
 
 }  // namespace palu

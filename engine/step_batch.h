@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
 #include <vector>
 
+#include "engine/cache/block_move.h"
 #include "engine/request.h"
 #include "engine/token_constraint.h"
 
@@ -34,9 +34,9 @@ struct StepBatch {
   int max_blocks = 0;
   std::vector<SampleRow> rows;         // [R]
   std::vector<int32_t> pooled_tokens;  // [P] rows of token_ids whose final hidden state is wanted
-  // Copies made before the step runs: (from block, to block). Copy-on-write of shared blocks. To be
-  // made in this order: a block may be copied from and later be overwritten by another copy.
-  std::vector<std::pair<int32_t, int32_t>> block_copies;
+  // Made in this order before the step runs: copy-on-write of shared blocks, and traffic with the
+  // host tier.
+  std::vector<BlockMove> block_moves;
 
   int num_tokens() const { return static_cast<int>(token_ids.size()); }
   int num_sequences() const { return static_cast<int>(context_lens.size()); }

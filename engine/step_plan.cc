@@ -48,8 +48,11 @@ void AppendRows(const Sequence& sequence, int base, std::vector<SampleRow>* rows
 
 void StepPlan::Clear() {
   sequences.clear();
-  block_copies.clear();
-  num_tokens = preemptions = newly_started = 0;
+  block_moves.clear();
+  entries.clear();
+  draws.clear();
+  num_tokens = num_decodes = chunk_tokens = preemptions = swaps = newly_started = 0;
+  newly_started_tokens = 0;
   prefix_query_tokens = prefix_hit_tokens = 0;
 }
 
@@ -90,7 +93,7 @@ bool DrawsToken(const Sequence& sequence) {
 
 void BuildStepBatch(const StepPlan& plan, int block_tokens, StepBatch* batch) {
   batch->Clear();
-  batch->block_copies = plan.block_copies;
+  batch->block_moves = plan.block_moves;
   for (const Sequence* sequence : plan.sequences) {
     const int context = sequence->computed + sequence->scheduled;
     batch->max_blocks = std::max(batch->max_blocks, BlocksForTokens(context, block_tokens));
@@ -98,6 +101,7 @@ void BuildStepBatch(const StepPlan& plan, int block_tokens, StepBatch* batch) {
   batch->block_tables.assign(plan.sequences.size() * batch->max_blocks, -1);
   batch->cu_seqlens.push_back(0);
   int32_t* table_row = batch->block_tables.data();
+  batch->rows.reserve(plan.sequences.size());
   for (const Sequence* sequence : plan.sequences) {
     const int base = batch->num_tokens();
     const int context = sequence->computed + sequence->scheduled;
@@ -113,7 +117,10 @@ void BuildStepBatch(const StepPlan& plan, int block_tokens, StepBatch* batch) {
     }
     batch->cu_seqlens.push_back(batch->num_tokens());
     batch->context_lens.push_back(context);
-    std::copy_n(sequence->table.blocks.begin(), BlocksForTokens(context, block_tokens), table_row);
+    const auto& blocks = sequence->table.blocks;
+    std::copy_n(blocks.begin(), BlocksForTokens(context, block_tokens), table_row);
+    // Nothing reads what fell out of the window, but every entry is a block of this sequence.
+    std::fill_n(table_row, sequence->table.first_block, blocks[sequence->table.first_block]);
     table_row += batch->max_blocks;
   }
 }

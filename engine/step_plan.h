@@ -16,11 +16,25 @@ namespace palu {
 // Who advances in a step; Sequence::scheduled says by how many tokens. Valid until Commit or
 // EndAll.
 struct StepPlan {
+  // What Commit needs of a sequence that has gone on since.
+  struct Entry {
+    Sequence* sequence = nullptr;
+    int prompt_rows = 0;
+    int pooled_rows = 0;
+    bool whole = false;  // nothing was left to compute
+    int first_draw = 0, num_draws = 0;
+  };
   std::vector<Sequence*> sequences;
-  std::vector<std::pair<int32_t, int32_t>> block_copies;  // see StepBatch
+  std::vector<BlockMove> block_moves;  // see StepBatch
+  std::vector<Entry> entries;          // set by Advance, as sequences
+  std::vector<Sequence*> draws;        // of the entries, in the order of their rows
   int num_tokens = 0;
+  int num_decodes = 0;   // sequences with a single token; set by Advance
+  int chunk_tokens = 0;  // how many more may be prompt tokens
   int preemptions = 0;
-  int newly_started = 0;  // requests that left the queue for good
+  int swaps = 0;                     // of preemptions: whose blocks went to the host
+  int newly_started = 0;             // requests that left the queue for good
+  int64_t newly_started_tokens = 0;  // of their prompts
   int prefix_query_tokens = 0, prefix_hit_tokens = 0;
 
   void Clear();

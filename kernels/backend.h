@@ -6,10 +6,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <memory>
+#include <new>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "kernels/buffer.h"
 #include "kernels/latent_format.h"
@@ -201,7 +204,18 @@ struct StepLimits {
   int vocab_size = 0;
 };
 
-// A device. One thread at a time calls ops (the engine thread); Allocate and Free are thread-safe.
+// Copies of equal pieces of memory, such as cache blocks, between the device and host memory that
+// AllocateHost gave. Each pair is (piece of the device, piece of the host).
+struct PieceCopyArgs {
+  std::byte* device = nullptr;
+  std::byte* host = nullptr;
+  int64_t piece_bytes = 0;
+  std::span<const std::pair<int32_t, int32_t>> pieces;
+  bool to_device = false;
+};
+
+// A device. One thread at a time calls ops (whoever runs the engine's steps); Allocate and Free are
+// thread-safe.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -225,6 +239,27 @@ class Backend {
     CopyToDevice(dst, staging.get(), bytes);
   }
   virtual void Synchronize() = 0;
+
+  // Host memory from which the device copies fast (page-locked where that exists), freed with the
+  // last pointer. Throws std::bad_alloc.
+  virtual std::shared_ptr<void> AllocateHost(size_t bytes) {
+    void* data = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (data == nullptr) throw std::bad_alloc();
+    return {data, std::free};
+  }
+  // Ordered with the ops; may return before the copies are made.
+  virtual void CopyPieces(const PieceCopyArgs& args) {
+    const auto bytes = static_cast<size_t>(args.piece_bytes);
+    for (const auto& [device, host] : args.pieces) {
+      std::byte* on_device = args.device + device * args.piece_bytes;
+      std::byte* on_host = args.host + host * args.piece_bytes;
+      if (args.to_device) {
+        CopyToDevice(on_device, on_host, bytes);
+      } else {
+        CopyToHost(on_host, on_device, bytes);
+      }
+    }
+  }
 
   // Takes the scratch memory that ops up to these limits need; returns its bytes.
   virtual size_t Reserve(const StepLimits& limits) = 0;

@@ -24,7 +24,7 @@ void AddVllmGaugesAndCounters(const MetricsSnapshot& m, const ModelInfo& model,
               {"num_gpu_blocks", std::to_string(model.cache.num_blocks)},
               {"cache_dtype", model.cache_format},
               {"enable_prefix_caching", model.prefix_caching ? "True" : "False"},
-              {"num_cpu_blocks", "0"}});
+              {"num_cpu_blocks", std::to_string(model.cache.host_blocks)}});
   const auto counter = [out](const char* name, const char* help, uint64_t value,
                              MetricsFamilies::Labels labels = {}) {
     out->Counter(name, help, static_cast<double>(value), std::move(labels));
@@ -74,6 +74,12 @@ void AddPaluEngine(const MetricsSnapshot& m, MetricsFamilies* out) {
     out->Histogram("palu:step_phase_seconds", "Time of one phase of an engine step",
                    m.step_phase_seconds[index], {{"phase", kStepPhaseNames[index]}});
   }
+  out->Histogram("palu:step_gap_seconds", "Time that the device waited for the host between steps",
+                 m.step_gap_seconds);
+  out->Gauge("palu:prefill_chunk_tokens", "Prompt tokens that a step may take beside answers",
+             m.chunk_tokens);
+  out->Gauge("palu:queue_tokens", "Prompt tokens of requests that wait for their first step",
+             static_cast<double>(m.queue_tokens));
   out->Histogram("palu:batch_sequences", "Sequences of a step", m.batch_sequences);
   out->Histogram("palu:batch_tokens", "Tokens of a step", m.batch_tokens);
   const auto labelled = [out](const char* name, const char* help, const char* reason,
@@ -89,9 +95,31 @@ void AddPaluEngine(const MetricsSnapshot& m, MetricsFamilies* out) {
   const char* rejected = "palu:requests_rejected_total";
   const char* rejected_help = "Requests that the engine did not take";
   labelled(rejected, rejected_help, "queue_full", m.rejected_queue_full);
+  labelled(rejected, rejected_help, "queue_tokens", m.rejected_queue_tokens);
   labelled(rejected, rejected_help, "too_long", m.rejected_too_long);
   labelled(rejected, rejected_help, "draining", m.rejected_draining);
   labelled(rejected, rejected_help, "invalid", m.rejected_invalid);
+}
+
+void AddHostTier(const MetricsSnapshot& m, const CacheReport& cache, MetricsFamilies* out) {
+  const auto bytes = [&cache](uint64_t blocks) {
+    return static_cast<double>(blocks) * static_cast<double>(cache.block_bytes);
+  };
+  const char* name = "palu:host_cache_bytes";
+  const char* help = "Bytes of the host tier of the KV cache: all, in use";
+  out->Gauge(name, help, bytes(m.host_blocks_total), {{"kind", "capacity"}});
+  out->Gauge(name, help, bytes(m.host_blocks_used), {{"kind", "used"}});
+  const char* moved = "palu:host_cache_moved_bytes_total";
+  const char* moved_help = "Bytes of cache blocks moved to the host and back";
+  out->Counter(moved, moved_help, bytes(m.host_stored_blocks), {{"direction", "out"}});
+  out->Counter(moved, moved_help, bytes(m.host_loaded_blocks), {{"direction", "in"}});
+  out->Counter("palu:prefix_cache_dropped_bytes_total", "Bytes of cached prefixes that were lost",
+               bytes(m.cache_dropped_blocks));
+  const char* kind = "palu:preemptions_total";
+  const char* kind_help = "Requests preempted, by what becomes of their blocks";
+  out->Counter(kind, kind_help, static_cast<double>(m.preemptions_swapped), {{"kind", "swap"}});
+  out->Counter(kind, kind_help, static_cast<double>(m.preemptions - m.preemptions_swapped),
+               {{"kind", "recompute"}});
 }
 
 void AddCacheBytes(const MetricsSnapshot& m, const CacheReport& cache, MetricsFamilies* out) {
@@ -177,6 +205,7 @@ std::string RenderMetrics(const MetricsInput& input) {
     AddVllmHistograms(*input.engine, &families);
     AddPaluEngine(*input.engine, &families);
     AddCacheBytes(*input.engine, input.model->cache, &families);
+    AddHostTier(*input.engine, input.model->cache, &families);
     AddLatentShape(input.model->cache, &families);
   }
   AddProcess(input, &families);

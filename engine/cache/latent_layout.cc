@@ -40,4 +40,23 @@ LatentLayout::LatentLayout(const std::vector<LayerSpec>& layers, int block_token
   }
 }
 
+uint64_t LatentLayout::Fingerprint() const {
+  uint64_t hash = 0xcbf29ce484222325ull;
+  const auto mix = [&hash](int64_t value) {
+    hash = (hash ^ static_cast<uint64_t>(value)) * 0x9e3779b97f4a7c15ull;
+    hash ^= hash >> 29;
+  };
+  mix(block_tokens_);
+  for (const Layer& layer : layers_) {
+    for (const auto* segments : {&layer.key, &layer.value}) {
+      for (const LatentSegment& segment : *segments) {
+        mix(static_cast<int64_t>(segment.format));
+        mix(segment.rank);
+        mix(segment.codes_offset);
+      }
+    }
+  }
+  return hash;
+}
+
 }  // namespace palu

@@ -34,6 +34,8 @@ class LatentLayout {
   const std::vector<Layer>& layers() const { return layers_; }
   int block_tokens() const { return block_tokens_; }
   int64_t block_bytes() const { return block_bytes_; }  // with scales, zeros and padding
+  // Of the formats and places of all rows: caches of different ones share nothing.
+  uint64_t Fingerprint() const;
   double bytes_per_token() const { return static_cast<double>(block_bytes_) / block_tokens_; }
 
  private:

@@ -2,73 +2,166 @@
 
 #include <algorithm>
 
+#include "engine/cache/block_table.h"
 #include "kernels/check.h"
 
 namespace palu {
 
-PrefixCache::PrefixCache(BlockAllocator* allocator, int block_tokens, uint64_t hash_mask)
-    : allocator_(allocator), block_tokens_(block_tokens), hash_mask_(hash_mask) {}
+PrefixCache::PrefixCache(BlockAllocator* allocator, const Options& options)
+    : allocator_(allocator), options_(options), by_block_(allocator->num_blocks(), kRoot) {
+  PALU_CHECK(options.host == nullptr || options.moves != nullptr);
+}
 
 PrefixCache::~PrefixCache() {
-  while (EvictOne()) {
-  }
+  while (!host_order_.empty()) DropBytes(&entries_.at(host_order_.front()));
+  while (!evictable_.empty()) DropBytes(&entries_.at(evictable_.front()));
   PALU_CHECK(entries_.empty());
 }
 
 PrefixCache::Match PrefixCache::Take(const std::vector<int32_t>& tokens, int max_tokens,
-                                     NodeId root) {
-  Match match;
-  match.node = root;
-  for (int start = 0; start + block_tokens_ <= max_tokens; start += block_tokens_) {
+                                     NodeId root, bool use_host) {
+  std::vector<Entry*> path;
+  int with_bytes = 0;  // at the end of path
+  int hit = 0;
+  NodeId parent = root;
+  const int block_tokens = options_.block_tokens;
+  for (int start = 0; start + block_tokens <= max_tokens; start += block_tokens) {
     const int32_t* ids = tokens.data() + start;
-    Entry* entry = Find(Hash(match.node, ids), match.node, ids);
+    Entry* entry = Find(Hash(parent, ids), parent, ids);
     if (entry == nullptr) break;
-    if (entry->evictable) {
-      evictable_.erase(entry->place);
-      entry->evictable = false;
+    const bool usable = use_host ? entry->has_bytes() : entry->block >= 0;
+    if (!usable && options_.window_tokens == 0) break;
+    path.push_back(entry);
+    with_bytes = usable ? with_bytes + 1 : 0;
+    const int blocks = static_cast<int>(path.size());
+    if (with_bytes >= blocks - FirstNeeded(blocks)) hit = blocks;
+    parent = entry->node;
+  }
+  Match match;
+  match.first_block = FirstNeeded(hit);
+  for (int i = 0; i < hit; ++i) {
+    Entry* entry = path[i];
+    match.nodes.push_back(entry->node);
+    match.blocks.push_back(i < match.first_block ? -1 : entry->block);
+    if (i < match.first_block) continue;
+    if (entry->block >= 0) {
+      Unlist(entry);
+      allocator_->AddRef(entry->block);
+    } else {
+      // Out of its order, so that making room for the others cannot drop it.
+      host_order_.erase(entry->place);
+      ++match.host_blocks;
     }
-    allocator_->AddRef(entry->block);
-    match.blocks.push_back(entry->block);
-    match.node = entry->node;
   }
   return match;
 }
 
+void PrefixCache::BringBack(Match* match) {
+  for (int i = match->first_block; i < match->size() && match->host_blocks > 0; ++i) {
+    if (match->blocks[i] >= 0) continue;
+    if (allocator_->num_free() == 0) PALU_CHECK(EvictOne());
+    Entry& entry = entries_.at(match->nodes[i]);
+    const int32_t block = allocator_->Allocate();
+    options_.moves->push_back({BlockMove::Kind::kToDevice, entry.slot, block});
+    options_.host->Release(entry.slot);
+    entry.slot = -1;
+    entry.block = block;
+    by_block_[block] = entry.node;
+    allocator_->AddRef(block);
+    match->blocks[i] = block;
+    --match->host_blocks;
+    ++counters_.loaded;
+  }
+}
+
+void PrefixCache::Return(Match* match) {
+  // Backwards, so that the end of a prefix goes before its beginning.
+  for (int i = match->size(); i-- > match->first_block;) {
+    if (match->blocks[i] >= 0) {
+      if (allocator_->Release(match->blocks[i]) == 1) OnLastHolder(match->blocks[i]);
+    } else {
+      Entry& entry = entries_.at(match->nodes[i]);
+      entry.place = host_order_.insert(host_order_.end(), entry.node);
+    }
+  }
+  *match = Match();
+}
+
 PrefixCache::NodeId PrefixCache::Insert(NodeId parent, const int32_t* tokens, int32_t block) {
   const uint64_t hash = Hash(parent, tokens);
-  if (const Entry* equal = Find(hash, parent, tokens)) return equal->node;
-  PALU_CHECK(!entries_.contains(block));
+  Entry* entry = Find(hash, parent, tokens);
+  if (entry != nullptr && entry->block >= 0) return entry->node;
+  PALU_CHECK(by_block_[block] == kRoot);
+  if (entry == nullptr) {
+    const NodeId node = next_node_++;
+    entry = &entries_[node];
+    entry->node = node;
+    entry->parent = parent;
+    entry->hash = hash;
+    entry->tokens.assign(tokens, tokens + options_.block_tokens);
+    by_hash_.emplace(hash, node);
+    if (const auto up = entries_.find(parent); up != entries_.end()) ++up->second.children;
+  } else if (entry->slot >= 0) {
+    host_order_.erase(entry->place);
+    options_.host->Release(entry->slot);
+    entry->slot = -1;
+  }
   allocator_->AddRef(block);
-  Entry& entry = entries_[block];
-  entry.node = next_node_++;
-  entry.parent = parent;
-  entry.hash = hash;
-  entry.block = block;
-  entry.tokens.assign(tokens, tokens + block_tokens_);
-  by_hash_.emplace(hash, block);
-  return entry.node;
+  entry->block = block;
+  by_block_[block] = entry->node;
+  return entry->node;
 }
 
 void PrefixCache::OnLastHolder(int32_t block) {
-  const auto found = entries_.find(block);
-  if (found == entries_.end() || found->second.evictable) return;
-  found->second.place = evictable_.insert(evictable_.end(), block);
-  found->second.evictable = true;
+  const NodeId node = by_block_[block];
+  if (node == kRoot) return;
+  Entry& entry = entries_.at(node);
+  if (entry.evictable) return;
+  entry.place = evictable_.insert(evictable_.end(), node);
+  entry.evictable = true;
 }
 
 bool PrefixCache::EvictOne() {
   if (evictable_.empty()) return false;
-  Remove(evictable_.front());
+  const NodeId node = evictable_.front();
+  const int32_t slot = options_.host != nullptr ? TakeHostSlot() : -1;
+  Entry& entry = entries_.at(node);
+  if (slot < 0) {
+    DropBytes(&entry);
+    return true;
+  }
+  Unlist(&entry);
+  options_.moves->push_back({BlockMove::Kind::kToHost, entry.block, slot});
+  by_block_[entry.block] = kRoot;
+  allocator_->Release(entry.block);
+  entry.block = -1;
+  entry.slot = slot;
+  entry.place = host_order_.insert(host_order_.end(), node);
+  ++counters_.stored;
   return true;
 }
 
+int32_t PrefixCache::TakeHostSlot() {
+  if (options_.host == nullptr) return -1;
+  if (options_.host->num_free() == 0 && !host_order_.empty()) {
+    DropBytes(&entries_.at(host_order_.front()));
+  }
+  return options_.host->Allocate();
+}
+
+int PrefixCache::FirstNeeded(int blocks) const {
+  if (options_.window_tokens == 0) return 0;
+  return FirstBlockInWindow(blocks * options_.block_tokens, options_.window_tokens,
+                            options_.block_tokens);
+}
+
 uint64_t PrefixCache::Hash(NodeId parent, const int32_t* tokens) const {
-  uint64_t hash = parent * 0x9e3779b97f4a7c15ull + 0x2545f4914f6cdd1dull;
-  for (int i = 0; i < block_tokens_; ++i) {
+  uint64_t hash = (parent ^ options_.format_key) * 0x9e3779b97f4a7c15ull + 0x2545f4914f6cdd1dull;
+  for (int i = 0; i < options_.block_tokens; ++i) {
     hash = (hash ^ static_cast<uint32_t>(tokens[i])) * 0xff51afd7ed558ccdull;
     hash ^= hash >> 32;
   }
-  return hash & hash_mask_;
+  return hash & options_.hash_mask;
 }
 
 PrefixCache::Entry* PrefixCache::Find(uint64_t hash, NodeId parent, const int32_t* tokens) {
@@ -82,14 +175,41 @@ PrefixCache::Entry* PrefixCache::Find(uint64_t hash, NodeId parent, const int32_
   return nullptr;
 }
 
-void PrefixCache::Remove(int32_t block) {
-  const auto found = entries_.find(block);
-  const Entry& entry = found->second;
-  evictable_.erase(entry.place);
-  const auto [begin, end] = by_hash_.equal_range(entry.hash);
-  by_hash_.erase(std::find_if(begin, end, [&](const auto& item) { return item.second == block; }));
-  entries_.erase(found);
-  allocator_->Release(block);
+void PrefixCache::Unlist(Entry* entry) {
+  if (!entry->evictable) return;
+  evictable_.erase(entry->place);
+  entry->evictable = false;
+}
+
+void PrefixCache::DropBytes(Entry* entry) {
+  if (entry->block >= 0) {
+    Unlist(entry);
+    by_block_[entry->block] = kRoot;
+    allocator_->Release(entry->block);
+    entry->block = -1;
+  } else {
+    host_order_.erase(entry->place);
+    options_.host->Release(entry->slot);
+    entry->slot = -1;
+  }
+  ++counters_.dropped;
+  if (entry->children == 0 || options_.window_tokens == 0) Erase(entry->node);
+}
+
+void PrefixCache::Erase(NodeId node) {
+  while (true) {
+    const auto found = entries_.find(node);
+    if (found == entries_.end()) return;
+    const Entry& entry = found->second;
+    const auto [begin, end] = by_hash_.equal_range(entry.hash);
+    by_hash_.erase(std::find_if(begin, end, [&](const auto& item) { return item.second == node; }));
+    const NodeId parent = entry.parent;
+    entries_.erase(found);
+    // A parent that was only kept as the way here goes too.
+    const auto up = entries_.find(parent);
+    if (up == entries_.end() || --up->second.children > 0 || up->second.has_bytes()) return;
+    node = parent;
+  }
 }
 
 }  // namespace palu

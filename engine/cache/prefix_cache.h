@@ -4,38 +4,72 @@
 #include <cstdint>
 #include <list>
 #include <unordered_map>
-#include <utility>
 #include <vector>
 
 #include "engine/cache/block_allocator.h"
+#include "engine/cache/block_move.h"
 
 namespace palu {
 
 // A trie of full blocks: an entry is keyed by its parent entry and its own tokens, hashed for the
 // look-up and compared in full, so that a hash collision can never hand out another prompt's
-// latents. Every entry holds one reference of its block. Entries that nobody else holds are evicted
-// in the order of their last use. Engine thread only; the allocator must outlive it.
+// latents. Prompts of different salts begin at different roots. An entry's bytes lie in a device
+// block, of which it holds one reference, or in a slot of the host tier. Blocks that nobody else
+// holds are taken in the order of their last use: they move to the host while it has room, whose
+// oldest entry makes room, and are lost without a host tier.
+//
+// With a sliding window only the last window_tokens before a hit's end must be there, so an entry
+// that lost its bytes stays as a way to its children.
+//
+// Engine thread only; allocators and the list of moves must outlive it.
 class PrefixCache {
  public:
-  // An entry's identity; never used again once the entry is evicted.
+  // An entry's identity; never used again once the entry is gone.
   using NodeId = uint64_t;
   static constexpr NodeId kRoot = 0;
   // Where the prompts of a salt begin: nothing below it is found from another root. No entry's node
   // has the highest bit.
   static NodeId SaltedRoot(uint64_t salt) { return salt == 0 ? kRoot : salt | NodeId{1} << 63; }
 
-  // hash_mask: bits of the hash that are used; tests make collisions certain with few.
-  PrefixCache(BlockAllocator* allocator, int block_tokens, uint64_t hash_mask = ~uint64_t{0});
+  struct Options {
+    int block_tokens = 16;
+    int window_tokens = 0;       // 0: none
+    uint64_t format_key = 0;     // of the cache's layout, part of every key
+    uint64_t hash_mask = ~0ull;  // bits of the hash that are used; tests make collisions certain
+    BlockAllocator* host = nullptr;           // null: no host tier
+    std::vector<BlockMove>* moves = nullptr;  // with host: where copies are asked for
+  };
+  struct Counters {
+    uint64_t stored = 0;   // blocks moved to the host
+    uint64_t loaded = 0;   // blocks brought back
+    uint64_t dropped = 0;  // blocks whose bytes were lost
+  };
+
+  PrefixCache(BlockAllocator* allocator, const Options& options);
   ~PrefixCache();
   PrefixCache(const PrefixCache&) = delete;
   PrefixCache& operator=(const PrefixCache&) = delete;
 
   struct Match {
-    std::vector<int32_t> blocks;  // in order; one reference each was taken for the caller
-    NodeId node = kRoot;          // of the last of blocks; the root if there is none
+    // In order; one reference each was taken for the caller. -1: on the host until BringBack, or
+    // (before first_block) out of the window and not needed.
+    std::vector<int32_t> blocks;
+    std::vector<NodeId> nodes;  // of blocks
+    int first_block = 0;        // those before it lie out of the window
+    int host_blocks = 0;        // of blocks, to be brought back
+
+    NodeId node(NodeId root) const { return nodes.empty() ? root : nodes.back(); }
+    int size() const { return static_cast<int>(blocks.size()); }
   };
-  // The longest cached prefix of tokens[0, max_tokens) from a root on, in full blocks.
-  Match Take(const std::vector<int32_t>& tokens, int max_tokens, NodeId root = kRoot);
+  // The longest cached prefix of tokens[0, max_tokens) from a root on, in full blocks; without
+  // use_host it ends where the bytes are on the host. What is found on the host stays there until
+  // BringBack or Return, one of which must follow before the next Take.
+  Match Take(const std::vector<int32_t>& tokens, int max_tokens, NodeId root, bool use_host);
+  // Gives the host's blocks of a match a place on the device. There must be room: as many blocks
+  // free or evictable as match.host_blocks.
+  void BringBack(Match* match);
+  // Undoes Take.
+  void Return(Match* match);
 
   // Makes a full block findable as the child of parent; tokens points to its block_tokens ids. If
   // an equal entry exists, that one stays. Returns the entry's node.
@@ -46,32 +80,45 @@ class PrefixCache {
 
   // Frees the least recently used block that only the cache holds; false if there is none.
   bool EvictOne();
+  // A slot of the host tier, for whose sake its oldest entry may go; -1: none.
+  int32_t TakeHostSlot();
 
   int num_evictable() const { return static_cast<int>(evictable_.size()); }
+  int num_on_host() const { return static_cast<int>(host_order_.size()); }
   int num_entries() const { return static_cast<int>(entries_.size()); }
+  const Counters& counters() const { return counters_; }
 
  private:
   struct Entry {
     NodeId node = kRoot;
     NodeId parent = kRoot;
     uint64_t hash = 0;
-    int32_t block = -1;
-    std::vector<int32_t> tokens;
+    int32_t block = -1;  // on the device, or
+    int32_t slot = -1;   // on the host, or neither
+    int children = 0;
     bool evictable = false;
-    std::list<int32_t>::iterator place;  // in evictable_, if evictable
+    std::vector<int32_t> tokens;
+    std::list<NodeId>::iterator place;  // in evictable_ or host_order_
+
+    bool has_bytes() const { return block >= 0 || slot >= 0; }
   };
 
   uint64_t Hash(NodeId parent, const int32_t* tokens) const;
   Entry* Find(uint64_t hash, NodeId parent, const int32_t* tokens);
-  void Remove(int32_t block);
+  int FirstNeeded(int blocks) const;  // of that many, before the next token
+  void Unlist(Entry* entry);          // from evictable_ or host_order_
+  void DropBytes(Entry* entry);       // and the entry, unless it is still a way to others
+  void Erase(NodeId node);
 
-  BlockAllocator* allocator_;
-  const int block_tokens_;
-  const uint64_t hash_mask_;
+  BlockAllocator* const allocator_;
+  const Options options_;
+  Counters counters_;
   NodeId next_node_ = kRoot + 1;
-  std::unordered_map<int32_t, Entry> entries_;          // by block
-  std::unordered_multimap<uint64_t, int32_t> by_hash_;  // hash to block
-  std::list<int32_t> evictable_;                        // least recently used first
+  std::unordered_map<NodeId, Entry> entries_;
+  std::unordered_multimap<uint64_t, NodeId> by_hash_;
+  std::vector<NodeId> by_block_;  // kRoot: not in the cache
+  std::list<NodeId> evictable_;   // least recently used first
+  std::list<NodeId> host_order_;  // likewise, those on the host
 };
 
 }  // namespace palu

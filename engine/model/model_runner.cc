@@ -67,6 +67,16 @@ int64_t CountBlocks(const CacheOptions& options, const LatentLayout& layout, siz
       " blocks, one request of model.max_context_tokens = " + std::to_string(max_context));
 }
 
+// The largest window if every layer slides; else 0.
+int CommonWindow(const ModelConfig& config) {
+  int window = 0;
+  for (const auto& layer : config.layers) {
+    if (layer.window == 0) return 0;
+    window = std::max(window, layer.window);
+  }
+  return window;
+}
+
 double Seconds(std::chrono::steady_clock::time_point begin,
                std::chrono::steady_clock::time_point end) {
   return std::chrono::duration<double>(end - begin).count();
@@ -115,8 +125,15 @@ class LoadedModel final : public ModelRunner {
   const Backend& backend() const override { return *backend_; }
   void ObserveLogits(LogitsObserver observer) override { observer_ = std::move(observer); }
   EngineLimits limits() const override {
-    return {max_context_, layout_->block_tokens(), report_.num_blocks, config_.vocab_size,
-            config_.eos_token_ids};
+    return {.max_context_tokens = max_context_,
+            .block_tokens = layout_->block_tokens(),
+            .num_blocks = report_.num_blocks,
+            .vocab_size = config_.vocab_size,
+            .eos_token_ids = config_.eos_token_ids,
+            .window_tokens = CommonWindow(config_),
+            .num_host_blocks = report_.host_blocks,
+            .cache_format_key = layout_->Fingerprint(),
+            .block_copy_seconds = block_copy_seconds_};
   }
 
  private:
@@ -141,6 +158,7 @@ class LoadedModel final : public ModelRunner {
   Buffer logits_;
   std::unique_ptr<LatentCache> cache_;
   CacheReport report_;
+  double block_copy_seconds_ = 0;
   PhaseTimes times_;
   LogitsObserver observer_;
 };
@@ -186,7 +204,12 @@ void LoadedModel::BuildWorkspace(const EngineOptions& engine) {
 
 void LoadedModel::BuildCache(const CacheOptions& options) {
   const int64_t blocks = CountBlocks(options, *layout_, backend_->FreeBytes(), max_context_);
-  cache_ = std::make_unique<LatentCache>(backend_.get(), *layout_, blocks);
+  const int64_t host_blocks =
+      std::min<int64_t>(options.host_memory_bytes / layout_->block_bytes(), INT32_MAX);
+  cache_ = std::make_unique<LatentCache>(backend_.get(), *layout_, blocks, host_blocks);
+  block_copy_seconds_ = cache_->MeasureCopySeconds();
+  report_.host_bytes = cache_->host_bytes();
+  report_.host_blocks = static_cast<int>(host_blocks);
   report_.capacity_bytes = cache_->bytes();
   report_.block_bytes = layout_->block_bytes();
   report_.num_blocks = static_cast<int>(blocks);
@@ -205,7 +228,7 @@ void LoadedModel::BuildCache(const CacheOptions& options) {
 StepResult LoadedModel::Run(const StepBatch& batch) {
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
-  cache_->CopyBlocks(batch.block_copies);
+  cache_->Move(batch.block_moves);
   staging_->Upload(batch);
   times_ = {.upload = Seconds(start, Clock::now())};
 

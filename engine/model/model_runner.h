@@ -23,6 +23,8 @@ struct CacheReport {
   int64_t capacity_bytes = 0;  // of the pool
   int64_t block_bytes = 0;
   int num_blocks = 0;
+  int64_t host_bytes = 0;  // of the host tier
+  int host_blocks = 0;
   int block_tokens = 0;
   double bytes_per_token = 0;
   double bytes_per_token_uncompressed = 0;  // 16-bit dense cache of the same model

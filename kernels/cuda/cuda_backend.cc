@@ -82,6 +82,29 @@ class CudaBackend : public Backend {
                 "copy on device");
   }
 
+  std::shared_ptr<void> AllocateHost(size_t bytes) override {
+    UseDevice();
+    void* data = nullptr;
+    if (cudaMallocHost(&data, bytes == 0 ? 1 : bytes) != cudaSuccess) {
+      cudaGetLastError();
+      throw std::bad_alloc();
+    }
+    return {data, cudaFreeHost};
+  }
+
+  void CopyPieces(const PieceCopyArgs& args) override {
+    UseDevice();
+    const auto bytes = static_cast<size_t>(args.piece_bytes);
+    for (const auto& [device, host] : args.pieces) {
+      std::byte* on_device = args.device + device * args.piece_bytes;
+      std::byte* on_host = args.host + host * args.piece_bytes;
+      void* to = args.to_device ? on_device : on_host;
+      const void* from = args.to_device ? on_host : on_device;
+      cuda::Check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, context_->stream.get()),
+                  "copy pieces");
+    }
+  }
+
   void Synchronize() override {
     UseDevice();
     context_->stream.Synchronize();

@@ -74,59 +74,68 @@ TEST(BlockTable, Slots) {
   EXPECT_EQ(BlocksForTokens(5, 4), 2);
 }
 
+PrefixCache::Match Take(PrefixCache* cache, const std::vector<int32_t>& tokens,
+                        PrefixCache::NodeId root = PrefixCache::kRoot) {
+  PrefixCache::Match match = cache->Take(tokens, static_cast<int>(tokens.size()), root, true);
+  cache->BringBack(&match);
+  return match;
+}
+
 // A sequence that computes tokens in full blocks, caches them and ends.
 void Fill(BlockAllocator* allocator, PrefixCache* cache, const std::vector<int32_t>& tokens,
-          int block_tokens) {
-  PrefixCache::Match match = cache->Take(tokens, static_cast<int>(tokens.size()));
+          int block_tokens, PrefixCache::NodeId root = PrefixCache::kRoot) {
+  const PrefixCache::Match match = Take(cache, tokens, root);
+  PrefixCache::NodeId node = match.node(root);
   std::vector<int32_t> blocks = match.blocks;
   for (size_t end = (blocks.size() + 1) * block_tokens; end <= tokens.size(); end += block_tokens) {
+    if (allocator->num_free() == 0) cache->EvictOne();
     blocks.push_back(allocator->Allocate());
     ASSERT_GE(blocks.back(), 0);
-    match.node = cache->Insert(match.node, tokens.data() + end - block_tokens, blocks.back());
+    node = cache->Insert(node, tokens.data() + end - block_tokens, blocks.back());
   }
   for (auto it = blocks.rbegin(); it != blocks.rend(); ++it) {
     if (allocator->Release(*it) == 1) cache->OnLastHolder(*it);
   }
 }
 
-int Hits(BlockAllocator* allocator, PrefixCache* cache, const std::vector<int32_t>& tokens) {
-  const PrefixCache::Match match = cache->Take(tokens, static_cast<int>(tokens.size()));
-  for (auto it = match.blocks.rbegin(); it != match.blocks.rend(); ++it) {
-    if (allocator->Release(*it) == 1) cache->OnLastHolder(*it);
-  }
-  return static_cast<int>(match.blocks.size());
+int Hits(PrefixCache* cache, const std::vector<int32_t>& tokens,
+         PrefixCache::NodeId root = PrefixCache::kRoot) {
+  PrefixCache::Match match = cache->Take(tokens, static_cast<int>(tokens.size()), root, true);
+  const int hits = match.size();
+  cache->Return(&match);
+  return hits;
 }
 
 TEST(PrefixCache, LongestPrefixInFullBlocks) {
   BlockAllocator allocator(8);
-  PrefixCache cache(&allocator, 2);
+  PrefixCache cache(&allocator, {.block_tokens = 2});
   Fill(&allocator, &cache, {1, 2, 3, 4, 5}, 2);
   EXPECT_EQ(cache.num_entries(), 2);
   EXPECT_EQ(cache.num_evictable(), 2);
-  EXPECT_EQ(Hits(&allocator, &cache, {1, 2, 3, 4, 5, 6}), 2);
-  EXPECT_EQ(Hits(&allocator, &cache, {1, 2, 9, 4}), 1);
-  EXPECT_EQ(Hits(&allocator, &cache, {1, 2, 3}), 1);
-  EXPECT_EQ(Hits(&allocator, &cache, {3, 4}), 0) << "a middle is no prefix";
-  EXPECT_EQ(Hits(&allocator, &cache, {1}), 0);
+  EXPECT_EQ(Hits(&cache, {1, 2, 3, 4, 5, 6}), 2);
+  EXPECT_EQ(Hits(&cache, {1, 2, 9, 4}), 1);
+  EXPECT_EQ(Hits(&cache, {1, 2, 3}), 1);
+  EXPECT_EQ(Hits(&cache, {3, 4}), 0) << "a middle is no prefix";
+  EXPECT_EQ(Hits(&cache, {1}), 0);
 }
 
 TEST(PrefixCache, EvictsLeastRecentlyUsedAndEndsBeforeBeginnings) {
   BlockAllocator allocator(4);
-  PrefixCache cache(&allocator, 1);
+  PrefixCache cache(&allocator, {.block_tokens = 1});
   Fill(&allocator, &cache, {1, 2}, 1);
   Fill(&allocator, &cache, {3, 4}, 1);
-  EXPECT_EQ(Hits(&allocator, &cache, {1, 2}), 2);
+  EXPECT_EQ(Hits(&cache, {1, 2}), 2);
   ASSERT_TRUE(cache.EvictOne());
-  EXPECT_EQ(Hits(&allocator, &cache, {3, 4}), 1);
-  EXPECT_EQ(Hits(&allocator, &cache, {1, 2}), 2);
+  EXPECT_EQ(Hits(&cache, {3, 4}), 1);
+  EXPECT_EQ(Hits(&cache, {1, 2}), 2);
   EXPECT_EQ(allocator.num_free(), 1);
 }
 
 TEST(PrefixCache, HeldBlocksAreNotEvicted) {
   BlockAllocator allocator(2);
-  PrefixCache cache(&allocator, 1);
+  PrefixCache cache(&allocator, {.block_tokens = 1});
   Fill(&allocator, &cache, {1}, 1);
-  const PrefixCache::Match match = cache.Take({1, 2}, 2);
+  const PrefixCache::Match match = Take(&cache, {1, 2});
   ASSERT_EQ(match.blocks.size(), 1u);
   EXPECT_FALSE(cache.EvictOne());
   EXPECT_EQ(allocator.Release(match.blocks[0]), 1);
@@ -135,10 +144,85 @@ TEST(PrefixCache, HeldBlocksAreNotEvicted) {
   EXPECT_EQ(allocator.num_free(), 2);
 }
 
+TEST(PrefixCache, SaltsKeepPromptsApart) {
+  const auto mine = PrefixCache::SaltedRoot(5), yours = PrefixCache::SaltedRoot(6);
+  BlockAllocator allocator(8);
+  PrefixCache cache(&allocator, {.block_tokens = 1, .hash_mask = 0});
+  Fill(&allocator, &cache, {1, 2}, 1, mine);
+  EXPECT_EQ(Hits(&cache, {1, 2}), 0);
+  EXPECT_EQ(Hits(&cache, {1, 2}, yours), 0);
+  EXPECT_EQ(Hits(&cache, {1, 2}, mine), 2);
+  Fill(&allocator, &cache, {1, 2}, 1);
+  EXPECT_EQ(Hits(&cache, {1, 2}), 2);
+  EXPECT_EQ(cache.num_entries(), 4);
+}
+
+TEST(PrefixCache, ColdBlocksMoveToTheHostAndBack) {
+  using Kind = BlockMove::Kind;
+  BlockAllocator allocator(2), host(2);
+  std::vector<BlockMove> moves;
+  PrefixCache cache(&allocator, {.block_tokens = 1, .host = &host, .moves = &moves});
+  Fill(&allocator, &cache, {1, 2}, 1);
+  Fill(&allocator, &cache, {3, 4}, 1);
+  // The end of a prompt goes before its beginning.
+  ASSERT_EQ(moves.size(), 2u);
+  EXPECT_EQ(moves[0].kind, Kind::kToHost);
+  EXPECT_EQ(cache.num_on_host(), 2);
+  PrefixCache::Match on_device = cache.Take({1, 2}, 2, PrefixCache::kRoot, false);
+  EXPECT_EQ(on_device.size(), 0) << "the host is not looked at where copying does not pay";
+  cache.Return(&on_device);
+  const std::vector<BlockMove> out = moves;
+  moves.clear();
+  PrefixCache::Match match = cache.Take({1, 2, 9}, 3, PrefixCache::kRoot, true);
+  ASSERT_EQ(match.size(), 2);
+  EXPECT_EQ(match.host_blocks, 2);
+  EXPECT_EQ(match.blocks, (std::vector<int32_t>{-1, -1}));
+  cache.BringBack(&match);
+  // {4} and {3} make room on the device, and found none on the host: its slots were to be read yet.
+  std::vector<BlockMove> in;
+  for (const BlockMove& move : moves) {
+    if (move.kind == Kind::kToDevice) in.push_back(move);
+  }
+  ASSERT_EQ(in.size(), 2u);
+  EXPECT_EQ(in[0].from, out[1].to) << "the block of 1";
+  EXPECT_EQ(in[1].from, out[0].to) << "the block of 2";
+  EXPECT_EQ(match.blocks, (std::vector<int32_t>{in[0].to, in[1].to}));
+  cache.Return(&match);
+  EXPECT_EQ(Hits(&cache, {1, 2}), 2);
+  EXPECT_EQ(cache.counters().loaded, 2u);
+}
+
+TEST(PrefixCache, OnlyTheWindowMustBeThere) {
+  BlockAllocator allocator(4);
+  PrefixCache cache(&allocator, {.block_tokens = 1, .window_tokens = 3});
+  // Released from the front, as a window slides.
+  PrefixCache::NodeId node = PrefixCache::kRoot;
+  const std::vector<int32_t> tokens = {5, 6, 7, 8};
+  std::vector<int32_t> blocks;
+  for (const int32_t& token : tokens) {
+    blocks.push_back(allocator.Allocate());
+    node = cache.Insert(node, &token, blocks.back());
+  }
+  for (const int32_t block : blocks) {
+    if (allocator.Release(block) == 1) cache.OnLastHolder(block);
+  }
+  ASSERT_TRUE(cache.EvictOne());
+  PrefixCache::Match match = cache.Take({5, 6, 7, 8, 9}, 4, PrefixCache::kRoot, true);
+  EXPECT_EQ(match.size(), 4);
+  EXPECT_EQ(match.first_block, 2) << "a token at 4 sees 2, 3 and itself";
+  cache.Return(&match);
+  EXPECT_EQ(Hits(&cache, {5, 6}), 0) << "a token at 2 would see 0";
+  EXPECT_EQ(Hits(&cache, {5, 6, 7}), 3);
+  EXPECT_EQ(cache.num_entries(), 4) << "the way to the others stays";
+  while (cache.EvictOne()) {
+  }
+  EXPECT_EQ(cache.num_entries(), 0);
+}
+
 TEST(PrefixCache, CollidingHashesNeverMixPrompts) {
   std::mt19937 random(5);
   BlockAllocator allocator(64);
-  PrefixCache cache(&allocator, 2, /*hash_mask=*/1);
+  PrefixCache cache(&allocator, {.block_tokens = 2, .hash_mask = 1});
   std::set<std::vector<int32_t>> known;  // every prefix of full blocks that was filled
   for (int round = 0; round < 20; ++round) {
     std::vector<int32_t> tokens(6);
@@ -147,7 +231,7 @@ TEST(PrefixCache, CollidingHashesNeverMixPrompts) {
     for (int blocks = 1; blocks <= 3; ++blocks) {
       if (known.contains({tokens.begin(), tokens.begin() + 2 * blocks})) expected = blocks;
     }
-    ASSERT_EQ(Hits(&allocator, &cache, tokens), expected);
+    ASSERT_EQ(Hits(&cache, tokens), expected);
     Fill(&allocator, &cache, tokens, 2);
     if (::testing::Test::HasFatalFailure()) return;
     for (int blocks = 1; blocks <= 3; ++blocks) {

@@ -90,7 +90,7 @@ TEST_F(EngineEndTest, UnreadStreamIsCancelled) {
   for (int i = 0; i < 20000 && !engine->idle(); ++i) std::this_thread::sleep_for(milliseconds(1));
   const Answer answer = ReadAll(handle);
   EXPECT_EQ(answer.status.code, StatusCode::kCancelled);
-  EXPECT_EQ(answer.choices[0].tokens.size(), 11u);
+  EXPECT_EQ(answer.choices[0].tokens.size(), 12u);
   ExpectIdle();
   EXPECT_EQ(engine->metrics().cancelled_slow_reader, 1u);
 }

@@ -41,7 +41,8 @@ ReferenceOutput RunAlone(const EngineLimits& limits, const Request& request, uin
     if (drawn >= params.max_tokens || context_full || pool_full) return out;
     const bool hold_back = drawn < params.min_tokens;
     const int32_t id =
-        FakeDraw(limits, params, HistoryHash(tokens, tokens.size()), seed, drawn, hold_back);
+        FakeDraw(limits, params, HistoryHash(tokens, tokens.size(), limits.window_tokens), seed,
+                 drawn, hold_back);
     tokens.push_back(id);
     out.tokens.push_back(id);
     if (!hold_back && IsStop(limits, params, id)) {
@@ -55,7 +56,9 @@ ReferenceOutput RunAlone(const EngineLimits& limits, const Request& request, uin
 FakeRunner::FakeRunner(const EngineLimits& limits, const EngineOptions& options)
     : limits_(limits),
       options_(options),
-      cells_(static_cast<size_t>(limits.num_blocks) * limits.block_tokens, {kPoison, kPoison}) {}
+      cells_(static_cast<size_t>(limits.num_blocks) * limits.block_tokens, {kPoison, kPoison}),
+      host_cells_(static_cast<size_t>(limits.num_host_blocks) * limits.block_tokens,
+                  {kPoison, kPoison}) {}
 
 StepResult FakeRunner::Run(const StepBatch& batch) {
   const int step = steps_++;
@@ -64,7 +67,7 @@ StepResult FakeRunner::Run(const StepBatch& batch) {
   max_step_tokens_ = std::max<int>(max_step_tokens_, batch.num_tokens());
   max_step_sequences_ = std::max<int>(max_step_sequences_, batch.num_sequences());
   CheckShape(batch);
-  Copy(batch);
+  Move(batch);
   Write(batch);
   StepResult result;
   for (const SampleRow& row : batch.rows) result.tokens.push_back(RunRow(batch, row));
@@ -75,12 +78,16 @@ StepResult FakeRunner::Run(const StepBatch& batch) {
   return result;
 }
 
-void FakeRunner::PoisonFreeBlocks(const BlockAllocator& allocator) {
-  for (int block = 0; block < allocator.num_blocks(); ++block) {
-    if (allocator.ref_count(block) > 0) continue;
-    std::fill_n(cells_.begin() + block * limits_.block_tokens, limits_.block_tokens,
-                Cell{kPoison, kPoison});
-  }
+void FakeRunner::PoisonFreeBlocks(const BlockAllocator& blocks, const BlockAllocator& host) {
+  const auto poison = [this](const BlockAllocator& allocator, std::vector<Cell>* cells) {
+    for (int block = 0; block < allocator.num_blocks(); ++block) {
+      if (allocator.ref_count(block) > 0) continue;
+      std::fill_n(cells->begin() + block * limits_.block_tokens, limits_.block_tokens,
+                  Cell{kPoison, kPoison});
+    }
+  };
+  poison(blocks, &cells_);
+  poison(host, &host_cells_);
 }
 
 std::vector<std::string> FakeRunner::violations() const {
@@ -120,10 +127,12 @@ void FakeRunner::CheckShape(const StepBatch& batch) {
   }
 }
 
-void FakeRunner::Copy(const StepBatch& batch) {
-  for (const auto& [from, to] : batch.block_copies) {
-    std::copy_n(cells_.begin() + from * limits_.block_tokens, limits_.block_tokens,
-                cells_.begin() + to * limits_.block_tokens);
+void FakeRunner::Move(const StepBatch& batch) {
+  for (const BlockMove& move : batch.block_moves) {
+    const auto& source = move.kind == BlockMove::Kind::kToDevice ? host_cells_ : cells_;
+    auto& target = move.kind == BlockMove::Kind::kToHost ? host_cells_ : cells_;
+    std::copy_n(source.begin() + move.from * limits_.block_tokens, limits_.block_tokens,
+                target.begin() + move.to * limits_.block_tokens);
   }
 }
 
@@ -154,8 +163,11 @@ OutputToken FakeRunner::RunRow(const StepBatch& batch, const SampleRow& row) {
   const int s = static_cast<int>(after - batch.cu_seqlens.begin()) - 1;
   const int32_t* table = batch.block_tables.data() + s * batch.max_blocks;
   const int length = batch.positions[row.token_index] + 1;
-  std::vector<int32_t> seen;
-  for (int position = 0; position < length; ++position) {
+  const int window = limits_.window_tokens;
+  // Of what fell out of the window only that there is an entry can be said.
+  const int first = window > 0 ? std::max(0, length - window) : 0;
+  std::vector<int32_t> seen(first, 0);
+  for (int position = first; position < length; ++position) {
     const int32_t block = table[position / limits_.block_tokens];
     if (block < 0 || block >= limits_.num_blocks) {
       Violation("block table entry missing");
@@ -165,8 +177,15 @@ OutputToken FakeRunner::RunRow(const StepBatch& batch, const SampleRow& row) {
     if (cell.position != position) Violation("stale or foreign block");
     seen.push_back(cell.token);
   }
-  const uint64_t history = HistoryHash(seen, seen.size());
-  if (row.history != nullptr && *row.history != seen) Violation("history");
+  for (int block = 0; block < (length - 1) / limits_.block_tokens; ++block) {
+    if (table[block] < 0 || table[block] >= limits_.num_blocks) Violation("no block in the table");
+  }
+  const uint64_t history = HistoryHash(seen, seen.size(), window);
+  if (row.history != nullptr &&
+      (row.history->size() != seen.size() ||
+       !std::equal(seen.begin() + first, seen.end(), row.history->begin() + first))) {
+    Violation("history");
+  }
   OutputToken out;
   out.token = row.forced_token >= 0 ? row.forced_token
                                     : FakeDraw(limits_, *row.params, history, row.seed,

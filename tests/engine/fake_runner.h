@@ -23,10 +23,12 @@ inline uint64_t Mix(uint64_t hash, uint64_t value) {
   return hash ^ (hash >> 29);
 }
 
-// The history as the model sees it: tokens at their positions.
-inline uint64_t HistoryHash(const std::vector<int32_t>& tokens, size_t length) {
+// The history as the model sees it: tokens at their positions, the last window of them if it has
+// one.
+inline uint64_t HistoryHash(const std::vector<int32_t>& tokens, size_t length, int window = 0) {
   uint64_t hash = 17;
-  for (size_t i = 0; i < length; ++i) hash = Mix(Mix(hash, tokens[i]), i);
+  const size_t first = window > 0 && length > static_cast<size_t>(window) ? length - window : 0;
+  for (size_t i = first; i < length; ++i) hash = Mix(Mix(hash, tokens[i]), i);
   return hash;
 }
 
@@ -55,8 +57,8 @@ class FakeRunner : public StepRunner {
   StepResult Run(const StepBatch& batch) override;
   PhaseTimes last_times() const override { return {1e-5, 2e-5, 3e-5}; }
 
-  // Blocks that nobody holds must never be read again.
-  void PoisonFreeBlocks(const BlockAllocator& allocator);
+  // Blocks and host slots that nobody holds must never be read again.
+  void PoisonFreeBlocks(const BlockAllocator& blocks, const BlockAllocator& host);
 
   std::chrono::microseconds step_time{0};
   int throw_at_step = -1;
@@ -72,14 +74,14 @@ class FakeRunner : public StepRunner {
     int32_t position;
   };
   void Violation(const std::string& what);
-  void Copy(const StepBatch& batch);
+  void Move(const StepBatch& batch);
   void Write(const StepBatch& batch);
   void CheckShape(const StepBatch& batch);
   OutputToken RunRow(const StepBatch& batch, const SampleRow& row);
 
   const EngineLimits limits_;
   const EngineOptions options_;
-  std::vector<Cell> cells_;
+  std::vector<Cell> cells_, host_cells_;
   std::atomic<int> steps_{0}, max_step_tokens_{0}, max_step_sequences_{0};
   mutable std::mutex mutex_;
   std::vector<std::string> violations_;  // guarded by mutex_

@@ -35,9 +35,25 @@ TEST(RequestQueue, PlacesAreHeldUntilReleased) {
   EXPECT_EQ(taken.size(), 2u);
   EXPECT_EQ(queue.size(), 0);
   EXPECT_EQ(queue.TryPush(&state), PushResult::kFull) << "they still wait";
-  queue.ReleasePlaces(1);
+  queue.ReleasePlaces(1, 1);
   EXPECT_EQ(queue.TryPush(&state), PushResult::kOk);
   EXPECT_EQ(queue.places_held(), 2);
+}
+
+TEST(RequestQueue, TokensAreBoundedToo) {
+  RequestQueue queue(10, 5);
+  const auto push = [&queue](int tokens) {
+    auto state = MakeState("a");
+    state->request.prompt.assign(tokens, 1);
+    return queue.TryPush(&state);
+  };
+  EXPECT_EQ(push(8), PushResult::kOk) << "an empty queue takes everything";
+  EXPECT_EQ(push(1), PushResult::kFullOfTokens);
+  queue.ReleasePlaces(1, 8);
+  EXPECT_EQ(push(3), PushResult::kOk);
+  EXPECT_EQ(push(3), PushResult::kFullOfTokens);
+  EXPECT_EQ(push(2), PushResult::kOk);
+  EXPECT_EQ(queue.tokens_held(), 5);
 }
 
 TEST(RequestQueue, ClosedTakesNothingButGivesWhatIsInside) {
@@ -81,7 +97,7 @@ TEST(RequestQueue, ManyProducersLoseNothingAndKeepTheirOrder) {
       ASSERT_EQ(state->request.priority, next[p]++);
     }
     total += static_cast<int>(taken.size());
-    queue.ReleasePlaces(static_cast<int>(taken.size()));
+    queue.ReleasePlaces(static_cast<int>(taken.size()), static_cast<int64_t>(taken.size()));
   }
   for (std::thread& thread : producers) thread.join();
   EXPECT_LE(most_held, 64);

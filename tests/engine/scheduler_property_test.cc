@@ -1,6 +1,7 @@
 // Random schedules in tiny pools, one thread, a clock of our own.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <map>
 #include <memory>
 #include <random>
@@ -43,12 +44,19 @@ class World {
     options_.max_sequences = Pick(1, 8);
     options_.step_tokens = Pick(1, 24);
     options_.max_unread_tokens = 1 << 20;
-    options_.prefix_caching = Chance(50);
+    options_.prefix_caching = Chance(75);
+    options_.policy = std::array{"priority", "fcfs", "fair"}[Pick(0, 2)];
+    options_.ageing_ms = Chance(50) ? 0 : 5;
+    options_.target_inter_token_ms = Chance(30) ? 1 : 0;
+    overlap_ = Chance(60);
     limits_.block_tokens = Pick(1, 5);
     limits_.num_blocks = Pick(2, 24);
     limits_.max_context_tokens = Pick(4, 80);
     limits_.vocab_size = Pick(2, 40);
     limits_.eos_token_ids = {1};
+    limits_.num_host_blocks = Chance(50) ? Pick(1, 16) : 0;
+    limits_.window_tokens = Chance(30) ? Pick(1, 20) : 0;
+    limits_.block_copy_seconds = Chance(30) ? 1e-3 : 0;
     scheduler_ = std::make_unique<Scheduler>(options_, limits_);
     runner_ = std::make_unique<FakeRunner>(limits_, options_);
     base_.resize(limits_.max_context_tokens);
@@ -64,14 +72,18 @@ class World {
         --to_come;
       }
       Disturb();
-      Step();
+      OneStep();
       if (::testing::Test::HasFatalFailure()) return;
     }
+    ASSERT_FALSE(under_way_);
     CheckAll();
   }
 
   int preemptions() const { return preemptions_; }
-  int copies() const { return copies_; }
+  int swaps() const { return swaps_; }
+  int moves() const { return moves_; }
+  int stored() const { return stored_; }
+  int loaded() const { return loaded_; }
   int hits() const { return hits_; }
   int lengths() const { return by_pool_; }
 
@@ -99,6 +111,8 @@ class World {
     request.sampling = RandomParams();
     request.n = Chance(35) ? Pick(2, 12) : 1;
     request.priority = Chance(30) ? Pick(-1, 1) : 0;
+    if (Chance(20)) request.cache_salt = 9;
+    request.tenant = std::array{"", "a", "b"}[Pick(0, 2)];
     const int length = Pick(1, limits_.max_context_tokens);
     // Prompts share beginnings, so that the prefix cache has something to find.
     request.prompt.assign(base_.begin(), base_.begin() + length);
@@ -129,28 +143,46 @@ class World {
     }
   }
 
-  void Step() {
-    now_ += std::chrono::milliseconds(1);
+  // As the engine does it: the next step may be planned before the results of the last are there.
+  void OneStep() {
+    now_ += std::chrono::milliseconds(Chance(2) ? Pick(-5, 50) : 1);
+    StepPlan& plan = plans_[next_];
+    if (!overlap_) FinishStep();
+    scheduler_->Schedule(now_, &plan);
+    const bool alone = !under_way_;
+    FinishStep();
     scheduler_->Reap(now_, &events_);
+    preemptions_ += plan.preemptions;
+    swaps_ += plan.swaps;
+    const bool run = scheduler_->Settle(now_, &plan);
+    ASSERT_TRUE(run || !alone || plan.preemptions > 0 || !scheduler_->has_work());
     Deliver();
-    runner_->PoisonFreeBlocks(scheduler_->allocator());
-    if (!scheduler_->has_work()) return;
-    scheduler_->Schedule(now_, &plan_);
-    ASSERT_FALSE(plan_.sequences.empty());
+    if (!run) return;
     ASSERT_LE(scheduler_->num_running(), options_.max_sequences);
-    preemptions_ += plan_.preemptions;
-    copies_ += static_cast<int>(plan_.block_copies.size());
-    hits_ += plan_.prefix_hit_tokens;
-    CheckWritable();
-    BuildStepBatch(plan_, limits_.block_tokens, &batch_);
-    scheduler_->Commit(now_, plan_, runner_->Run(batch_), &events_);
-    Deliver();
-    runner_->PoisonFreeBlocks(scheduler_->allocator());
-    ASSERT_TRUE(runner_->violations().empty()) << runner_->violations().front();
+    moves_ += static_cast<int>(plan.block_moves.size());
+    hits_ += plan.prefix_hit_tokens;
+    CheckWritable(plan);
+    BuildStepBatch(plan, limits_.block_tokens, &batch_);
+    scheduler_->Advance(&plan);
+    under_way_ = true;
+    next_ = 1 - next_;
   }
 
-  void CheckWritable() {
-    for (const Sequence* sequence : plan_.sequences) {
+  void FinishStep() {
+    if (!under_way_) return;
+    under_way_ = false;
+    const StepPlan& plan = plans_[1 - next_];
+    StepResult result = runner_->Run(batch_);
+    ASSERT_TRUE(runner_->violations().empty()) << runner_->violations().front();
+    if (!scheduler_->has_moves()) {
+      runner_->PoisonFreeBlocks(scheduler_->allocator(), scheduler_->host_allocator());
+    }
+    scheduler_->ObserveStep(plan, 1e-3 * Pick(0, 3));
+    scheduler_->Commit(now_, plan, std::move(result), &events_);
+  }
+
+  void CheckWritable(const StepPlan& plan) {
+    for (const Sequence* sequence : plan.sequences) {
       for (int i = 0; i < sequence->scheduled; ++i) {
         const int index = (sequence->computed + i) / limits_.block_tokens;
         ASSERT_EQ(scheduler_->allocator().ref_count(sequence->table.blocks[index]), 1)
@@ -188,6 +220,9 @@ class World {
     ASSERT_EQ(scheduler_->num_running(), 0);
     ASSERT_EQ(scheduler_->num_waiting(), 0);
     ASSERT_EQ(scheduler_->blocks_used(), 0);
+    const PrefixCache::Counters counters = scheduler_->cache_counters();
+    stored_ += static_cast<int>(counters.stored);
+    loaded_ += static_cast<int>(counters.loaded);
     for (const auto& client : clients_) CheckClient(*client);
   }
 
@@ -229,7 +264,8 @@ class World {
       const OutputToken& scored = client.prompt_logprobs[i];
       ASSERT_EQ(scored.token, prompt[i + 1]);
       ASSERT_EQ(scored.logprob,
-                testing::FakeLogprob(testing::HistoryHash(prompt, i + 1), prompt[i + 1]));
+                testing::FakeLogprob(testing::HistoryHash(prompt, i + 1, limits_.window_tokens),
+                                     prompt[i + 1]));
       ASSERT_EQ(static_cast<int>(scored.top.size()), client.request.sampling.num_prompt_logprobs);
     }
   }
@@ -243,30 +279,40 @@ class World {
   std::vector<std::unique_ptr<Client>> clients_;
   std::map<const RequestState*, Client*> by_state_;
   TimePoint now_ = TimePoint() + std::chrono::hours(1);
-  StepPlan plan_;
+  StepPlan plans_[2];
+  int next_ = 0;  // of plans_; the other is under way
+  bool overlap_ = false, under_way_ = false;
   StepBatch batch_;
   StepEvents events_;
-  int preemptions_ = 0, copies_ = 0, hits_ = 0, by_pool_ = 0;
+  int preemptions_ = 0, swaps_ = 0, moves_ = 0, stored_ = 0, loaded_ = 0, hits_ = 0, by_pool_ = 0;
 };
 
 TEST(SchedulerProperty, EveryRequestEndsOnceAsIfItRanAlone) {
-  int preemptions = 0, copies = 0, hits = 0, by_pool = 0;
-  for (uint64_t seed = 0; seed < 4000; ++seed) {
+  int preemptions = 0, swaps = 0, moves = 0, stored = 0, loaded = 0, hits = 0, by_pool = 0;
+  for (uint64_t seed = 0; seed < 6000; ++seed) {
     World world(seed);
     world.RunToEnd();
     ASSERT_FALSE(HasFatalFailure()) << "seed " << seed;
     preemptions += world.preemptions();
-    copies += world.copies();
+    swaps += world.swaps();
+    moves += world.moves();
+    stored += world.stored();
+    loaded += world.loaded();
     hits += world.hits();
     by_pool += world.lengths();
   }
   // Worth nothing if the schedules had never been tight.
   EXPECT_GT(preemptions, 1000);
-  EXPECT_GT(copies, 1000);
+  EXPECT_GT(swaps, 500);
+  EXPECT_GT(moves, 1000);
+  EXPECT_GT(stored, 1000);
+  EXPECT_GT(loaded, 500);
   EXPECT_GT(hits, 1000);
   EXPECT_GT(by_pool, 50);
   RecordProperty("preemptions", preemptions);
-  RecordProperty("copies", copies);
+  RecordProperty("swaps", swaps);
+  RecordProperty("blocks_stored", stored);
+  RecordProperty("blocks_loaded", loaded);
   RecordProperty("prefix_hit_tokens", hits);
 }
 

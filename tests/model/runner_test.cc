@@ -184,7 +184,8 @@ TEST_F(Rows, BlockCopiesComeBeforeTheStep) {
   logits_.clear();
   Run();
   const std::vector<float> expected = logits_.at(0);
-  batch_.block_copies = {{0, 3}, {3, 2}, {5, 3}};
+  constexpr auto kCopy = BlockMove::Kind::kCopy;
+  batch_.block_moves = {{kCopy, 0, 3}, {kCopy, 3, 2}, {kCopy, 5, 3}};
   batch_.block_tables = {2};
   batch_.slot_mapping = {2 * 16 + 8};
   logits_.clear();

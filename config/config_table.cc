@@ -96,26 +96,6 @@ ConfigKey Duration(std::string name, std::chrono::milliseconds low, Field field,
           .yaml = [=](const ServerConfig& config) { return FormatDuration(field(config)); }};
 }
 
-// Of a field that holds milliseconds as an integer.
-template <typename Field>
-ConfigKey Milliseconds(std::string name, Field field, std::string help) {
-  return {.name = std::move(name),
-          .type = "duration",
-          .expected = "a duration from 0s to 24h, such as 30s or 50ms",
-          .help = std::move(help),
-          .set =
-              [=](std::string_view text, ServerConfig* config) {
-                const auto value = ParseDuration(text);
-                if (!value || value->count() < 0 || *value > std::chrono::hours(24)) return false;
-                field(*config) = value->count();
-                return true;
-              },
-          .yaml =
-              [=](const ServerConfig& config) {
-                return FormatDuration(std::chrono::milliseconds(field(config)));
-              }};
-}
-
 template <typename Field>
 ConfigKey Text(std::string name, Field field, std::string help, bool may_be_empty = true) {
   return {.name = std::move(name),
@@ -271,12 +251,12 @@ std::vector<ConfigKey> EngineKeys() {
       Choice("engine.policy", {"priority", "fcfs", "fair"}, PALU_FIELD(engine.policy),
              "Who starts next. priority: lower values of the request's priority first; fcfs: by "
              "arrival; fair: API keys and users take turns by the tokens that they use."),
-      Milliseconds("engine.ageing", PALU_FIELD(engine.ageing_ms),
-                   "Waiting time that makes up for one step of priority, so that nothing starves. "
-                   "0: priorities are strict."),
-      Milliseconds("engine.target_inter_token", PALU_FIELD(engine.target_inter_token_ms),
-                   "Wanted time between two tokens of an answer: the prompt tokens of a step adapt "
-                   "to it while answers run. 0: prompts take what engine.step_tokens leaves."),
+      Duration("engine.ageing", milliseconds(0), PALU_FIELD(engine.ageing),
+               "Waiting time that makes up for one step of priority, so that nothing starves. "
+               "0: priorities are strict."),
+      Integer("engine.target_inter_token_ms", 0, 3600000, PALU_FIELD(engine.target_inter_token_ms),
+              "Wanted milliseconds between two tokens of an answer: the prompt tokens of a step "
+              "adapt to it while answers run. 0: prompts take what engine.step_tokens leaves."),
       Bool("engine.overlap", PALU_FIELD(engine.overlap),
            "Whether the next step is planned, and the last one's tokens are published, while the "
            "device runs."),
@@ -290,7 +270,7 @@ std::vector<ConfigKey> EngineKeys() {
 std::vector<ConfigKey> CacheKeys() {
   return {
       CacheMemory(),
-      Size("cache.host_memory", 0, PALU_FIELD(cache.host_memory_bytes),
+      Size("cache.host_memory", 0, PALU_FIELD(cache.host_memory),
            "Host memory for cache blocks that find no place on the device: prefixes not used for a "
            "while and preempted requests. 0: they are computed anew."),
       Integer("cache.block_tokens", 1, 1024, PALU_FIELD(cache.block_tokens),

@@ -1,6 +1,7 @@
 // Settings of the engine, plain data: server_config fills them from YAML, environment and flags.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 
@@ -23,14 +24,14 @@ struct EngineOptions {
   int step_tokens = 512;          // token budget of one step
   int max_queue_requests = 1024;  // waiting requests
   int max_queue_tokens = 0;       // prompt tokens of waiting requests; 0: not bounded
-  // Who starts next. fcfs: arrival. priority: lower values first, each worth ageing_ms of waiting.
+  // Who starts next. fcfs: arrival. priority: lower values first, each worth ageing of waiting.
   // fair: tenants take turns by tokens, within a tenant as priority.
   std::string policy = "priority";
-  int64_t ageing_ms = 30000;          // 0: priorities are strict
-  int64_t target_inter_token_ms = 0;  // bounds a step's prompt tokens while others decode; 0: off
-  bool overlap = true;                // plan the next step while the device runs
-  int max_unread_tokens = 65536;      // a stream unread past this is cancelled
-  bool prefix_caching = true;         // full blocks are kept and found again by their tokens
+  std::chrono::milliseconds ageing{30000};  // 0: priorities are strict
+  int target_inter_token_ms = 0;  // bounds a step's prompt tokens while others decode; 0: off
+  bool overlap = true;            // plan the next step while the device runs
+  int max_unread_tokens = 65536;  // a stream unread past this is cancelled
+  bool prefix_caching = true;     // full blocks are kept and found again by their tokens
 };
 
 struct CacheOptions {
@@ -38,7 +39,7 @@ struct CacheOptions {
   // Bytes of the KV pool: memory_bytes if > 0, else memory_fraction of what is free after loading.
   int64_t memory_bytes = 0;
   double memory_fraction = 0.3;
-  int64_t host_memory_bytes = 0;  // of the host tier; 0: none
+  int64_t host_memory = 0;  // of the host tier; 0: none
   // Cache format of layers that the checkpoint does not settle itself:
   // auto (bf16, or the checkpoint's) | f32 | bf16 | f16 | int8 | int4 | int3 | int2
   std::string format = "auto";

@@ -12,7 +12,7 @@ WaitingLine::WaitingLine(const EngineOptions& options, int quantum_tokens)
     : policy_(options.policy == "fcfs"   ? Policy::kFcfs
               : options.policy == "fair" ? Policy::kFair
                                          : Policy::kPriority),
-      ageing_us_(1e3 * static_cast<double>(options.ageing_ms)),
+      ageing_us_(1e3 * static_cast<double>(options.ageing.count())),
       quantum_(quantum_tokens) {
   PALU_CHECK(quantum_ > 0);
 }
@@ -92,9 +92,10 @@ Sequence* WaitingLine::Front() {
 }
 
 Tenant* WaitingLine::NextTenant() {
-  if (turn_ >= ring_.size()) turn_ = 0;
+  const bool chosen_before = turn_ < ring_.size();
+  const size_t first = chosen_before ? turn_ : 0;
   for (size_t i = 0; i < ring_.size(); ++i) {
-    const size_t place = (turn_ + i) % ring_.size();
+    const size_t place = (first + i) % ring_.size();
     if (ring_[place]->deficit <= 0) continue;
     turn_ = place;
     return ring_[place];
@@ -104,7 +105,7 @@ Tenant* WaitingLine::NextTenant() {
   for (const Tenant* tenant : ring_) best = std::max(best, tenant->deficit);
   const int64_t grant = (-best / quantum_ + 1) * quantum_;
   for (Tenant* tenant : ring_) tenant->deficit += grant;
-  ++turn_;
+  turn_ = chosen_before ? (turn_ + 1) % ring_.size() : 0;
   return NextTenant();
 }
 

@@ -56,7 +56,7 @@ class WaitingLine {
   std::set<Sequence*, ServedBefore> line_;  // all; under kFair only those that ran before
   std::unordered_map<std::string, std::unique_ptr<Tenant>> tenants_;
   std::vector<Tenant*> ring_;  // those with a waiting sequence
-  size_t turn_ = 0;            // in ring_
+  size_t turn_ = ~size_t{0};   // in ring_: who was chosen last
   Sequence* chosen_ = nullptr;
 };
 

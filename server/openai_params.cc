@@ -118,8 +118,7 @@ void ReadSharedParams(JsonFields* fields, GenerationSpec* spec, OpenAiOptions* o
     fields->String("cache_salt", &spec->cache_salt);
     if (spec->cache_salt.empty()) fields->Fail("cache_salt", "must be a non-empty string");
   }
-  std::string user;
-  fields->String("user", &user);
+  fields->String("user", &spec->tenant);
   ReadSampling(fields, &spec->sampling);
   ReadStreaming(fields, options);
   fields->Int("prompt_logprobs", 0, 20, &options->prompt_logprobs);

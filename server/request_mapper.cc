@@ -73,6 +73,7 @@ Result<std::vector<Request>> MapGeneration(const GenerationSpec& spec, const Tok
     request.sampling = spec.sampling;
     request.n = spec.n;
     request.priority = spec.priority;
+    request.tenant = spec.tenant;
     request.deadline = spec.deadline;
     request.pooling = spec.pooling;
     request.cache_salt = SaltNumber(spec.cache_salt);

@@ -205,7 +205,7 @@ void LoadedModel::BuildWorkspace(const EngineOptions& engine) {
 void LoadedModel::BuildCache(const CacheOptions& options) {
   const int64_t blocks = CountBlocks(options, *layout_, backend_->FreeBytes(), max_context_);
   const int64_t host_blocks =
-      std::min<int64_t>(options.host_memory_bytes / layout_->block_bytes(), INT32_MAX);
+      std::min<int64_t>(options.host_memory / layout_->block_bytes(), INT32_MAX);
   cache_ = std::make_unique<LatentCache>(backend_.get(), *layout_, blocks, host_blocks);
   block_copy_seconds_ = cache_->MeasureCopySeconds();
   report_.host_bytes = cache_->host_bytes();
@@ -301,7 +301,9 @@ std::unique_ptr<ModelRunner> LoadModelOnBackend(const OpenCheckpoint& open,
     throw LoadError(model.path + ": not enough memory on device " + engine.device +
                     " for weights, workspace and a cache of cache.memory = " +
                     std::to_string(cache.memory_bytes) + " bytes (0: a fraction " +
-                    std::to_string(cache.memory_fraction) + " of what is free)");
+                    std::to_string(cache.memory_fraction) +
+                    " of what is free), and on the host for cache.host_memory = " +
+                    std::to_string(cache.host_memory) + " bytes");
   }
 }
 

@@ -21,6 +21,7 @@ import test_lifecycle  # noqa: E402,F401
 import test_load  # noqa: E402,F401
 import test_metrics  # noqa: E402,F401
 import test_params  # noqa: E402,F401
+import test_soak  # noqa: E402,F401
 import test_stream  # noqa: E402,F401
 
 

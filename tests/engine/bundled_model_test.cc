@@ -24,7 +24,7 @@ constexpr int kContext = 256;
 class BundledModel : public ::testing::TestWithParam<const char*> {
  protected:
   // A pool of `requests` full-length requests.
-  void Start(int requests, EngineOptions options) {
+  void Start(int requests, EngineOptions options, int host_blocks = 0) {
     engine_.reset();
     options.device = "cpu";
     ModelOptions model;
@@ -33,11 +33,12 @@ class BundledModel : public ::testing::TestWithParam<const char*> {
     CacheOptions cache;
     cache.format = GetParam();
     cache.memory_bytes = requests * block_bytes_ * (kContext / cache.block_tokens);
+    cache.host_memory = host_blocks * block_bytes_;
     if (block_bytes_ == 0) cache.memory_bytes = int64_t{64} << 20;
     runner_ = ModelRunner::Load(model, options, cache);
     if (block_bytes_ == 0) {
       block_bytes_ = runner_->cache_report().block_bytes;
-      Start(requests, options);
+      Start(requests, options, host_blocks);
       return;
     }
     engine_ = std::make_unique<Engine>(options, runner_->limits(), runner_.get());
@@ -125,6 +126,16 @@ TEST_P(BundledModel, NothingBesideARequestChangesIt) {
   for (size_t i = 0; i < requests.size(); ++i) {
     SCOPED_TRACE("squeezed, request " + std::to_string(i));
     ExpectEqual(squeezed[i], alone[i]);
+  }
+
+  tight.prefix_caching = true;
+  Start(1, tight, 24);
+  const std::vector<Answer> swapped = RunTogether(requests);
+  EXPECT_GT(engine_->metrics().preemptions_swapped, 0u);
+  EXPECT_GT(engine_->metrics().host_loaded_blocks, 0u);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    SCOPED_TRACE("through the host tier, request " + std::to_string(i));
+    ExpectEqual(swapped[i], alone[i]);
   }
 
   EngineOptions cached = roomy;

@@ -24,6 +24,9 @@ class EngineStressTest : public EngineTest {
     options.max_queue_requests = 12;
     limits.num_blocks = 24;
     limits.max_context_tokens = 80;
+    limits.num_host_blocks = 12;
+    options.policy = "fair";
+    options.target_inter_token_ms = 1;
   }
 
   Request Random(std::mt19937& random) const {
@@ -35,6 +38,7 @@ class EngineStressTest : public EngineTest {
     request.n = random() % 4 == 0 ? 1 + static_cast<int>(random() % 5) : 1;
     request.sampling.ignore_eos = random() % 2 == 0;
     request.priority = static_cast<int>(random() % 3);
+    request.tenant = std::to_string(random() % 3);
     if (random() % 6 == 0) {
       request.deadline = RequestTiming::Clock::now() + microseconds(random() % 3000);
     }

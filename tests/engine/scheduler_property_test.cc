@@ -46,7 +46,7 @@ class World {
     options_.max_unread_tokens = 1 << 20;
     options_.prefix_caching = Chance(75);
     options_.policy = std::array{"priority", "fcfs", "fair"}[Pick(0, 2)];
-    options_.ageing_ms = Chance(50) ? 0 : 5;
+    options_.ageing = std::chrono::milliseconds(Chance(50) ? 0 : 5);
     options_.target_inter_token_ms = Chance(30) ? 1 : 0;
     overlap_ = Chance(60);
     limits_.block_tokens = Pick(1, 5);

@@ -173,6 +173,29 @@ TEST(Load, CacheFromAFractionOfFreeMemory) {
   EXPECT_DOUBLE_EQ(report.full_length_requests, report.num_blocks / 64.0);
 }
 
+TEST(Load, HostTierThatCannotBeHad) {
+  ModelOptions model;
+  model.path = Zoo("qwen2");
+  EngineOptions engine;
+  engine.device = "cpu";
+  CacheOptions cache;
+  cache.memory_bytes = 1 << 24;
+  cache.host_memory = 12288 * 100 + 5;
+  const auto runner = ModelRunner::Load(model, engine, cache);
+  EXPECT_EQ(runner->cache_report().host_blocks, 100);
+  EXPECT_EQ(runner->cache_report().host_bytes, 12288 * 100);
+  EXPECT_GT(runner->limits().block_copy_seconds, 0);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  cache.host_memory = int64_t{1} << 44;
+  try {
+    ModelRunner::Load(model, engine, cache);
+    ADD_FAILURE();
+  } catch (const LoadError& error) {
+    ExpectError(error.what(), {"not enough memory", "cache.host_memory = 17592186044416"});
+  }
+#endif
+}
+
 TEST(Load, DeviceErrors) {
   ModelOptions model;
   model.path = Zoo("qwen2");

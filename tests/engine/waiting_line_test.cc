@@ -136,10 +136,10 @@ TEST_F(WaitingLineTest, TenantsWithoutRequestsAreForgotten) {
   RequestState* a = Add("a", 0, 0, "x");
   Take(100000);
   line_->RequestEnded(a);
-  Add("b", 0, 1, "y");
-  Add("a", 0, 2, "x");
-  EXPECT_EQ(Take(5), "b");
-  EXPECT_EQ(TakeAll(), "a");
+  for (int i = 0; i < 3; ++i) Add("b", 0, i, "y");
+  Add("a", 0, 9, "x");
+  const std::string first_two = Take(10) + Take(10);
+  EXPECT_NE(first_two, "bb") << "an old debt";
 }
 
 }  // namespace

@@ -3,9 +3,10 @@
 
   tests/soak/soak.py --build-dir build/release [--seconds 1200] [--report FILE] [--log FILE]
 
-A tight cache with a host tier, a short queue and fair shares; requests arrive at random at twice the
-rate that was just measured. Most clients read their answer, the others leave before, during or after
-it, read slowly, or close their sending side. Checked: every request that is not refused is answered
+A tight cache with a host tier, a short queue and fair shares; requests arrive at random at twice
+the rate at which they came to an end in the last few seconds, so that a machine that becomes faster
+or slower stays overloaded. Most clients read their answer, the others leave before, during or
+after it, read slowly, or close their sending side. Checked: every request that is not refused is answered
 once and in full; greedy answers equal those that the same prompt got alone; refusals say when to
 come back; the server's counts add up to the clients'; afterwards all gauges are zero; resident
 memory does not grow. Exit 1 and a line per finding otherwise. Needs no package.
@@ -97,6 +98,7 @@ class Soak:
         self.noise = random.Random(seed)
         self.greedy = []  # (body, text when alone)
         self.samples = []
+        self.ended = 0
 
     def ask_alone(self):
         for index in range(12):
@@ -217,25 +219,31 @@ class Soak:
             index += 1
             self.tally.add("sent")
             if time.time() - last_report >= report_every:
-                last_report = time.time()
-                self.sample(last_report - start)
+                rate = OVERLOAD * self.sample(time.time() - start, time.time() - last_report)
+                last_report = due = time.time()
         run_all(threads, started=True)
         return index
 
-    def sample(self, seconds):
+    def sample(self, seconds, since_last):
+        """Records a line; returns how many requests ended per second, at least one."""
         metrics = self.server.metrics()
 
         def value(name):
             return sum(v for key, v in metrics.items() if key.startswith(name))
 
+        ended = value("vllm:request_success_total")
+        rate = (ended - self.ended) / since_last
+        self.ended = ended
         self.samples.append({
-            "seconds": round(seconds),
+            "seconds": round(seconds), "ended_per_second": round(rate, 1),
+            "sent": self.tally.counts["sent"], "refused": self.tally.counts["refused"],
             "resident_mib": round(value("palu:process_resident_bytes") / 2**20, 1),
             "running": value("vllm:num_requests_running"),
             "waiting": value("vllm:num_requests_waiting"),
             "preemptions": value("vllm:num_preemptions_total"),
         })
         print(self.samples[-1], flush=True)
+        return max(1.0, rate)
 
     def check_counts(self, before):
         """What the engine counted against what clients saw."""
@@ -331,6 +339,8 @@ def run(seconds, seed=1, report_every=10.0, calibration=5.0, log=None):
         rate = soak.measure_rate(calibration)
         server.wait_idle()
         before = server.metrics()
+        soak.ended = sum(value for key, value in before.items()
+                         if key.startswith("vllm:request_success_total"))
         start = time.time()
         soak.overload(OVERLOAD * rate, seconds, report_every)
         try:
@@ -339,7 +349,7 @@ def run(seconds, seed=1, report_every=10.0, calibration=5.0, log=None):
             soak.tally.finding(str(error))
         elapsed = time.time() - start
         summary = {"seconds": round(elapsed), "requests_per_second_alone": round(rate, 2),
-                   "requests_per_second_offered": round(OVERLOAD * rate, 2),
+                   "requests_per_second_offered": round(soak.tally.counts["sent"] / seconds, 2),
                    **soak.check_counts(before), **soak.check_memory(slack_mib=4)}
         server.stop()
         summary["clients"] = dict(sorted(soak.tally.counts.items()))

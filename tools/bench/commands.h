@@ -12,4 +12,8 @@ void AddEngineCommand(CLI::App* app);
 // Open- and closed-loop load on a running OpenAI-style server: latencies, throughput, goodput.
 void AddServeCommand(CLI::App* app);
 
+// The real scheduler, block allocator and prefix cache under a trace, with a cost model in place of
+// a device: to plan for devices that are not there.
+void AddSimulateCommand(CLI::App* app);
+
 }  // namespace palu::bench

@@ -11,6 +11,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   palu::bench::AddEngineCommand(&app);
   palu::bench::AddServeCommand(&app);
+  palu::bench::AddSimulateCommand(&app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

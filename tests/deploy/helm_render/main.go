@@ -42,6 +42,23 @@ func readYaml(path string) values {
 	return out
 }
 
+// Helm reads values by way of JSON, where every number is a float64.
+func asJson(value interface{}) interface{} {
+	switch typed := value.(type) {
+	case int:
+		return float64(typed)
+	case values:
+		for key := range typed {
+			typed[key] = asJson(typed[key])
+		}
+	case []interface{}:
+		for i := range typed {
+			typed[i] = asJson(typed[i])
+		}
+	}
+	return value
+}
+
 // Values of over win; maps are merged key by key.
 func merge(base, over values) {
 	for key, value := range over {
@@ -72,6 +89,7 @@ func main() {
 	if len(os.Args) > 3 {
 		merge(all, readYaml(os.Args[3]))
 	}
+	asJson(all)
 	facts := values{}
 	for key, value := range readYaml(filepath.Join(chart, "Chart.yaml")) {
 		facts[strings.ToUpper(key[:1])+key[1:]] = value

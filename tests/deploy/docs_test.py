@@ -2,11 +2,13 @@
 """Every command in a code block of README.md and docs/ is run, or its options are looked up in the
 program's own --help, or another test that runs it is named here."""
 import glob
+import importlib.util
 import os
 import re
 import shlex
 import shutil
 import subprocess
+import sys
 import unittest
 
 from common import BINARY, BUILD, MODEL, ROOT, main, read
@@ -24,8 +26,12 @@ TOOLS = ("palu-compress", "palu-eval", "palu-bench", "palu-server")
 
 def commands(path):
     """(line, command) of every block of commands; a block that begins otherwise is something else."""
-    for block in re.finditer(r"^```(?:bash|sh|console)?\n(.*?)^```", read(path), re.M | re.S):
-        text = block.group(1).replace("\\\n", " ")
+    page = read(path)
+    fence = re.compile(r"^```(\w*)\n(.*?)^```\n?", re.M | re.S)
+    blocks = [text for language, text in fence.findall(page) if language in ("", "bash", "sh")]
+    blocks += re.findall(r"(?<=\n\n)((?:    .*\n)+)", fence.sub("", page))
+    for block in blocks:
+        text = block.replace("\\\n", " ")
         lines = [re.sub(r"\s+#\s.*$", "", line).strip() for line in text.split("\n")]
         lines = [line for line in lines if line and not line.startswith("#")]
         if lines and known(lines[0]):
@@ -53,6 +59,11 @@ def documents():
 def tool(name):
     folder = "server" if name == "palu-server" else "tools"
     return os.path.join(BUILD, folder, name)
+
+
+def need_module(name):
+    if importlib.util.find_spec(name) is None:
+        raise unittest.SkipTest(f"{name} is not installed")
 
 
 class DocsTest(unittest.TestCase):
@@ -99,6 +110,20 @@ class DocsTest(unittest.TestCase):
         server = Server(small, args)
         try:
             self.ask_all(tour, server)
+        finally:
+            server.kill()
+
+    def test_python_of_the_readme_runs(self):
+        need_module("openai")
+        Server.binary = BINARY
+        server = Server(MODEL)
+        try:
+            for code in re.findall(r"^```python\n(.*?)^```", read("README.md"), re.M | re.S):
+                code = code.replace("localhost:8000", f"127.0.0.1:{server.port}")
+                done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                                      check=False, timeout=60)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                self.assertTrue(done.stdout.strip())
         finally:
             server.kill()
 

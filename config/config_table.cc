@@ -223,6 +223,10 @@ std::vector<ConfigKey> ModelKeys() {
               "Longest prompt plus answer. 0: the model's own limit."),
       Text("model.chat_template", PALU_FIELD(model.chat_template),
            "File with the chat template. Empty: the model's own."),
+      Choice("model.pooling", {"auto", "mean", "last"}, PALU_FIELD(model.pooling),
+             "Which final hidden states make an embedding, unless a request says: their mean, or "
+             "that of the last token. auto: what 1_Pooling/config.json of the checkpoint says, "
+             "else last."),
   };
 }
 

@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "server/openai_embeddings.h"
 #include "server/request_id.h"
 
 namespace palu {
@@ -53,11 +54,11 @@ void NoteGrpcCall(GrpcShared* shared, const char* method, const grpc::Status& st
   spdlog::info("grpc {} {} {:.1f}ms", method, code, milliseconds);
 }
 
-Status GenerateCall::Begin(std::shared_ptr<Sink> self) {
+Status PumpCall::Begin(std::shared_ptr<Sink> self) {
   const Result<std::shared_ptr<const ModelService>> service = shared_->state->Service();
   if (!service) return service.error();
   service_ = *service;
-  Result<GenerationSpec> spec = ToGenerationSpec(*request_);
+  Result<GenerationSpec> spec = MakeSpec();
   if (!spec) return spec.error();
   const Status model = service_->CheckModel(spec->model);
   if (!model.ok()) return model;
@@ -70,7 +71,7 @@ Status GenerateCall::Begin(std::shared_ptr<Sink> self) {
   const Result<std::shared_ptr<ResponsePump>> pump =
       service_->Generate(*requests, *spec, std::move(self));
   if (!pump) return pump.error();
-  Prepare(spec->n);
+  Prepare(*spec);
   {
     std::lock_guard<std::mutex> lock(pump_mutex_);
     pump_ = *pump;
@@ -80,7 +81,7 @@ Status GenerateCall::Begin(std::shared_ptr<Sink> self) {
   return {};
 }
 
-void GenerateCall::CancelPump() {
+void PumpCall::CancelPump() {
   cancelled_.store(true);
   std::shared_ptr<ResponsePump> pump;
   {
@@ -90,7 +91,7 @@ void GenerateCall::CancelPump() {
   if (pump != nullptr) pump->Cancel();
 }
 
-void GenerateCall::ResumePump() {
+void PumpCall::ResumePump() {
   std::shared_ptr<ResponsePump> pump;
   {
     std::lock_guard<std::mutex> lock(pump_mutex_);
@@ -99,23 +100,25 @@ void GenerateCall::ResumePump() {
   if (pump != nullptr) pump->Resume();
 }
 
-UnaryGenerateCall* UnaryGenerateCall::Start(GrpcShared* shared,
-                                            grpc::CallbackServerContext* context,
-                                            const v1::GenerateRequest* request,
-                                            v1::GenerateResponse* response) {
-  auto* call = new UnaryGenerateCall(shared, context, request, response);
-  call->self_.reset(call);
-  shared->pool->Post([self = call->self_] {
-    const Status status = self->Begin(self);
-    if (!status.ok()) self->End(status);
+UnaryPumpCall* UnaryPumpCall::Start(const std::shared_ptr<UnaryPumpCall>& call) {
+  call->self_ = call;
+  call->shared_->pool->Post([call] {
+    const Status status = call->Begin(call);
+    if (!status.ok()) call->End(status);
   });
-  return call;
+  return call.get();
 }
 
-void UnaryGenerateCall::Prepare(int num_choices) {
+void UnaryPumpCall::End(const Status& status) {
+  const grpc::Status mapped = ToGrpcStatus(status);
+  Note(mapped);
+  Finish(mapped);
+}
+
+void UnaryGenerateCall::Prepare(const GenerationSpec& spec) {
   response_->set_request_id(request_id_);
   response_->set_model(service_->info().name);
-  for (int i = 0; i < num_choices; ++i) response_->add_choices()->set_index(i);
+  for (int i = 0; i < spec.n; ++i) response_->add_choices()->set_index(i);
 }
 
 void UnaryGenerateCall::Send(const PumpOutput& output) {
@@ -123,10 +126,31 @@ void UnaryGenerateCall::Send(const PumpOutput& output) {
   if (output.finished) End(output.status);
 }
 
-void UnaryGenerateCall::End(const Status& status) {
-  const grpc::Status mapped = ToGrpcStatus(status);
-  Note("GenerateUnary", mapped);
-  Finish(mapped);
+Result<GenerationSpec> EmbedCall::MakeSpec() {
+  const Status status = CheckDimensions(request_->dimensions(), service_->info().hidden_size);
+  if (!status.ok()) return tl::unexpected(status);
+  return ToEmbeddingSpec(*request_, service_->info().pooling);
+}
+
+void EmbedCall::Prepare(const GenerationSpec& spec) {
+  response_->set_request_id(request_id_);
+  response_->set_model(service_->info().name);
+  for (size_t i = 0; i < spec.prompts.size(); ++i) response_->add_embeddings();
+}
+
+void EmbedCall::Send(const PumpOutput& output) {
+  EmbeddingOptions options;
+  options.dimensions = request_->dimensions();
+  if (request_->has_normalize()) options.normalize = request_->normalize();
+  for (const PromptEmbedding& embedding : output.embeddings) {
+    const std::vector<float> values = FinishEmbedding(embedding.values, options);
+    response_->mutable_embeddings(embedding.prompt)
+        ->mutable_values()
+        ->Add(values.begin(), values.end());
+  }
+  if (!output.finished) return;
+  *response_->mutable_usage() = ToProto(output.usage);
+  End(output.status);
 }
 
 StreamGenerateCall* StreamGenerateCall::Start(GrpcShared* shared,
@@ -161,7 +185,7 @@ void StreamGenerateCall::End(const Status& status) {
   std::lock_guard<std::mutex> lock(mutex_);
   ended_ = true;
   status_ = ToGrpcStatus(status);
-  Note("Generate", status_);
+  Note(status_);
   if (!writing_) WriteNextLocked();
 }
 

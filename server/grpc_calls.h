@@ -31,65 +31,92 @@ void NoteGrpcCall(GrpcShared* shared, const char* method, const grpc::Status& st
                   std::chrono::steady_clock::time_point started);
 
 // Common part: from the request to a pump, and cancellation. Thread-safe.
-class GenerateCall : public Sink {
+class PumpCall : public Sink {
  public:
-  GenerateCall(GrpcShared* shared, grpc::CallbackServerContext* context,
-               const v1::GenerateRequest* request)
-      : shared_(shared), context_(context), request_(request), detail_(DetailOf(*request)) {
+  PumpCall(GrpcShared* shared, grpc::CallbackServerContext* context, const char* method)
+      : shared_(shared), context_(context), method_(method) {
     shared_->active.fetch_add(1);
   }
-  ~GenerateCall() override { shared_->active.fetch_sub(1); }
+  ~PumpCall() override { shared_->active.fetch_sub(1); }
 
  protected:
   // On the pool. Not ok: the call ends with this.
   Status Begin(std::shared_ptr<Sink> self);
-  // Called once the choices' number and the model are known, before any Send.
-  virtual void Prepare(int num_choices) = 0;
+  // What is asked for; service_ is set.
+  virtual Result<GenerationSpec> MakeSpec() = 0;
+  // Called once the model and the number of prompts are known, before any Send.
+  virtual void Prepare(const GenerationSpec& spec) {}
   void CancelPump();
   void ResumePump();
   bool cancelled() const { return cancelled_.load(); }
-  void Note(const char* method, const grpc::Status& status) const {
-    NoteGrpcCall(shared_, method, status, started_);
-  }
+  void Note(const grpc::Status& status) const { NoteGrpcCall(shared_, method_, status, started_); }
 
   GrpcShared* const shared_;
   grpc::CallbackServerContext* const context_;
-  const v1::GenerateRequest* const request_;
-  const GrpcDetail detail_;
   std::shared_ptr<const ModelService> service_;
   std::string request_id_;
 
  private:
+  const char* const method_;
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   std::atomic<bool> cancelled_{false};
   std::mutex pump_mutex_;
   std::weak_ptr<ResponsePump> pump_;  // guarded by pump_mutex_
 };
 
-// Collects the answer. Lives until gRPC is done with it and the pump has let go.
-class UnaryGenerateCall final : public GenerateCall, public grpc::ServerUnaryReactor {
+// A call with one answer at the end. Lives until gRPC is done with it and the pump has let go.
+class UnaryPumpCall : public PumpCall, public grpc::ServerUnaryReactor {
  public:
-  static UnaryGenerateCall* Start(GrpcShared* shared, grpc::CallbackServerContext* context,
-                                  const v1::GenerateRequest* request,
-                                  v1::GenerateResponse* response);
-  void Send(const PumpOutput& output) override;
+  static UnaryPumpCall* Start(const std::shared_ptr<UnaryPumpCall>& call);
   bool full() const override { return false; }
 
- private:
-  UnaryGenerateCall(GrpcShared* shared, grpc::CallbackServerContext* context,
-                    const v1::GenerateRequest* request, v1::GenerateResponse* response)
-      : GenerateCall(shared, context, request), response_(response) {}
-  void Prepare(int num_choices) override;
+ protected:
+  using PumpCall::PumpCall;
   void End(const Status& status);
+
+ private:
   void OnCancel() override { CancelPump(); }
   void OnDone() override { self_.reset(); }
 
+  std::shared_ptr<UnaryPumpCall> self_;
+};
+
+class UnaryGenerateCall final : public UnaryPumpCall {
+ public:
+  UnaryGenerateCall(GrpcShared* shared, grpc::CallbackServerContext* context,
+                    const v1::GenerateRequest* request, v1::GenerateResponse* response)
+      : UnaryPumpCall(shared, context, "GenerateUnary"),
+        request_(request),
+        response_(response),
+        detail_(DetailOf(*request)) {}
+  void Send(const PumpOutput& output) override;
+
+ private:
+  Result<GenerationSpec> MakeSpec() override { return ToGenerationSpec(*request_); }
+  void Prepare(const GenerationSpec& spec) override;
+
+  const v1::GenerateRequest* const request_;
   v1::GenerateResponse* const response_;
-  std::shared_ptr<UnaryGenerateCall> self_;
+  const GrpcDetail detail_;
+};
+
+class EmbedCall final : public UnaryPumpCall {
+ public:
+  EmbedCall(GrpcShared* shared, grpc::CallbackServerContext* context,
+            const v1::EmbedRequest* request, v1::EmbedResponse* response)
+      : UnaryPumpCall(shared, context, "Embed"), request_(request), response_(response) {}
+  void Send(const PumpOutput& output) override;
+
+ private:
+  Result<GenerationSpec> MakeSpec() override;
+  void Prepare(const GenerationSpec& spec) override;
+
+  const v1::EmbedRequest* const request_;
+  v1::EmbedResponse* const response_;
 };
 
 // Streams chunks. Lives likewise.
-class StreamGenerateCall final : public GenerateCall,
+class StreamGenerateCall final : public PumpCall,
                                  public grpc::ServerWriteReactor<v1::GenerateChunk> {
  public:
   static StreamGenerateCall* Start(GrpcShared* shared, grpc::CallbackServerContext* context,
@@ -100,14 +127,16 @@ class StreamGenerateCall final : public GenerateCall,
  private:
   StreamGenerateCall(GrpcShared* shared, grpc::CallbackServerContext* context,
                      const v1::GenerateRequest* request)
-      : GenerateCall(shared, context, request) {}
-  void Prepare(int num_choices) override {}
+      : PumpCall(shared, context, "Generate"), request_(request), detail_(DetailOf(*request)) {}
+  Result<GenerationSpec> MakeSpec() override { return ToGenerationSpec(*request_); }
   void End(const Status& status);
   void WriteNextLocked();
   void OnWriteDone(bool ok) override;
   void OnCancel() override { CancelPump(); }
   void OnDone() override { self_.reset(); }
 
+  const v1::GenerateRequest* const request_;
+  const GrpcDetail detail_;
   mutable std::mutex mutex_;
   std::deque<v1::GenerateChunk> queue_;  // guarded by mutex_; the front is being written
   bool writing_ = false;                 // likewise

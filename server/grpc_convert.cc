@@ -115,6 +115,30 @@ v1::FinishReason ToProto(FinishReason reason) {
   return v1::FINISH_REASON_UNSPECIFIED;
 }
 
+Result<GenerationSpec> ToEmbeddingSpec(const v1::EmbedRequest& request, Pooling pooling) {
+  GenerationSpec spec;
+  spec.model = request.model();
+  spec.request_id = request.request_id();
+  if (request.has_add_special_tokens()) spec.add_special_tokens = request.add_special_tokens();
+  for (const v1::EmbedInput& input : request.inputs()) {
+    if (input.has_tokens()) {
+      const auto& ids = input.tokens().ids();
+      spec.prompts.emplace_back(std::vector<int32_t>(ids.begin(), ids.end()));
+    } else {
+      spec.prompts.emplace_back(input.text());
+    }
+  }
+  if (spec.prompts.empty()) return tl::unexpected(InvalidArgument("'inputs' is empty", "inputs"));
+  if (request.dimensions() < 0) {
+    return tl::unexpected(InvalidArgument("'dimensions' must not be negative", "dimensions"));
+  }
+  spec.max_tokens = 0;
+  spec.pooling = request.pooling() == v1::POOLING_MEAN   ? Pooling::kMean
+                 : request.pooling() == v1::POOLING_LAST ? Pooling::kLast
+                                                         : pooling;
+  return spec;
+}
+
 v1::TokenLogprobs ToProto(const OutputToken& token, int num_top, const Tokenizer& tokenizer) {
   v1::TokenLogprobs message;
   message.set_token_id(token.token);

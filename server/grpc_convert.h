@@ -18,6 +18,7 @@ grpc::Status ToGrpcStatus(const Status& status);
 
 // kInvalidArgument where a value is out of the range that docs/api.md gives.
 Result<GenerationSpec> ToGenerationSpec(const v1::GenerateRequest& request);
+Result<GenerationSpec> ToEmbeddingSpec(const v1::EmbedRequest& request, Pooling pooling);
 
 v1::FinishReason ToProto(FinishReason reason);
 v1::TokenLogprobs ToProto(const OutputToken& token, int num_top, const Tokenizer& tokenizer);

@@ -13,6 +13,7 @@
 #include "palu/v1/inference.grpc.pb.h"
 #include "server/grpc_calls.h"
 #include "server/grpc_convert.h"
+#include "server/grpc_infer.h"
 
 namespace palu {
 namespace {
@@ -34,7 +35,14 @@ class Service final : public v1::InferenceService::CallbackService {
   grpc::ServerUnaryReactor* GenerateUnary(grpc::CallbackServerContext* context,
                                           const v1::GenerateRequest* request,
                                           v1::GenerateResponse* response) override {
-    return UnaryGenerateCall::Start(shared_, context, request, response);
+    return UnaryPumpCall::Start(
+        std::make_shared<UnaryGenerateCall>(shared_, context, request, response));
+  }
+
+  grpc::ServerUnaryReactor* Embed(grpc::CallbackServerContext* context,
+                                  const v1::EmbedRequest* request,
+                                  v1::EmbedResponse* response) override {
+    return UnaryPumpCall::Start(std::make_shared<EmbedCall>(shared_, context, request, response));
   }
 
   grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
@@ -127,6 +135,7 @@ class GrpcServer::Impl {
     builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_bytes));
     builder.AddListeningPort(AddressOf(config), grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(&service_);
+    builder.RegisterService(open_inference_.get());
     server_ = builder.BuildAndStart();
     if (server_ == nullptr || port_ == 0) {
       throw ConfigError("cannot listen on " + AddressOf(config) +
@@ -157,6 +166,7 @@ class GrpcServer::Impl {
  private:
   GrpcShared shared_;
   Service service_;
+  const std::unique_ptr<grpc::Service> open_inference_ = NewOpenInferenceService(&shared_);
   int port_ = 0;
   bool down_ = false;
   std::unique_ptr<grpc::Server> server_;

@@ -18,11 +18,11 @@ namespace {
 constexpr size_t kMaxNotedFields = 64;
 
 bool Matches(std::string_view pattern, std::string_view path) {
-  if (pattern.back() == '*') {
-    pattern.remove_suffix(1);
-    return path.size() > pattern.size() && path.substr(0, pattern.size()) == pattern;
-  }
-  return pattern == path;
+  const size_t star = pattern.find('*');
+  if (star == std::string_view::npos) return pattern == path;
+  const std::string_view suffix = pattern.substr(star + 1);
+  return path.size() >= pattern.size() && path.substr(0, star) == pattern.substr(0, star) &&
+         path.substr(path.size() - suffix.size()) == suffix;
 }
 
 // A missing type is taken as JSON; what the body is shows when it is parsed.
@@ -82,6 +82,13 @@ const std::vector<HttpApi::Route>& HttpApi::Routes() {
       {"/v1/models/*", "GET", &HttpApi::Model, true},
       {"/v1/completions", "POST", &HttpApi::Completions, false},
       {"/v1/chat/completions", "POST", &HttpApi::ChatCompletions, false},
+      {"/v1/embeddings", "POST", &HttpApi::Embeddings, false},
+      {"/v2", "GET", &HttpApi::InferServer, true},
+      {"/v2/health/live", "GET", &HttpApi::InferLive, true},
+      {"/v2/health/ready", "GET", &HttpApi::InferReady, true},
+      {"/v2/models/*/ready", "GET", &HttpApi::InferModelReady, true},
+      {"/v2/models/*/infer", "POST", &HttpApi::Infer, false},
+      {"/v2/models/*", "GET", &HttpApi::InferModel, true},
       {"/tokenize", "POST", &HttpApi::Tokenize, false},
       {"/detokenize", "POST", &HttpApi::Detokenize, false},
   };
@@ -167,6 +174,10 @@ void HttpApi::Done(const HttpAccess& access) {
               "http {} {} {} {}B {:.1f}ms peer={} id={}{}", access.method, route, access.status,
               access.bytes, access.milliseconds, access.peer, access.request_id,
               access.aborted ? " aborted" : "");
+}
+
+void HttpApi::Answer(const Call& call, const nlohmann::ordered_json& json) {
+  call.reply->Respond(Json(json));
 }
 
 void HttpApi::Fail(const Call& call, const Status& status) {

@@ -35,7 +35,7 @@ class HttpApi final : public HttpHandler {
   };
   using Action = void (HttpApi::*)(const Call&);
   struct Route {
-    const char* path;  // a trailing '*' matches the rest
+    const char* path;  // '*' matches what is not empty; the first route that matches counts
     const char* method;
     Action action;
     bool inline_;  // quick enough for a socket thread
@@ -56,10 +56,23 @@ class HttpApi final : public HttpHandler {
   void ChatCompletions(const Call& call);
   void Tokenize(const Call& call);
   void Detokenize(const Call& call);
+  void Embeddings(const Call& call);
+  void InferLive(const Call& call);
+  void InferReady(const Call& call);
+  void InferServer(const Call& call);
+  void InferModelReady(const Call& call);
+  void InferModel(const Call& call);
+  void Infer(const Call& call);
 
   // Submits and connects pump and reply. spec has its prompts.
   void Generate(const Call& call, const ModelService& service, GenerationSpec spec,
                 const OpenAiOptions& options);
+  // The body's id made safe, else the one of the HTTP request.
+  void SettleRequestId(const Call& call, GenerationSpec* spec);
+  // Submits and connects pump and reply.
+  void Start(const Call& call, const ModelService& service, const GenerationSpec& spec,
+             const std::vector<Request>& requests, std::shared_ptr<Sink> sink, bool stream = false);
+  void Answer(const Call& call, const nlohmann::ordered_json& json);
   // Names every unknown field once in the log.
   void NoteUnknown(const std::vector<std::string>& fields);
   void Fail(const Call& call, const Status& status);

@@ -27,8 +27,7 @@ void SetPrompts(const GenerationSpec& spec, const std::vector<Request>& requests
 
 void HttpApi::Generate(const Call& call, const ModelService& service, GenerationSpec spec,
                        const OpenAiOptions& options) {
-  spec.request_id = SanitizeRequestId(spec.request_id);
-  if (spec.request_id.empty()) spec.request_id = call.request.request_id;
+  SettleRequestId(call, &spec);
   const Result<std::vector<Request>> requests = service.Map(spec);
   if (!requests) return Fail(call, requests.error());
 
@@ -49,10 +48,20 @@ void HttpApi::Generate(const Call& call, const ModelService& service, Generation
   } else {
     sink = std::make_shared<UnarySink>(call.reply, std::move(context));
   }
+  Start(call, service, spec, *requests, std::move(sink), options.stream);
+}
+
+void HttpApi::SettleRequestId(const Call& call, GenerationSpec* spec) {
+  spec->request_id = SanitizeRequestId(spec->request_id);
+  if (spec->request_id.empty()) spec->request_id = call.request.request_id;
+}
+
+void HttpApi::Start(const Call& call, const ModelService& service, const GenerationSpec& spec,
+                    const std::vector<Request>& requests, std::shared_ptr<Sink> sink, bool stream) {
   const Result<std::shared_ptr<ResponsePump>> pump =
-      service.Generate(*requests, spec, std::move(sink));
+      service.Generate(requests, spec, std::move(sink));
   if (!pump) return Fail(call, pump.error());
-  if (options.stream) call.reply->StartStream();
+  if (stream) call.reply->StartStream();
   // The reply lives longer than the pump, which therefore must not be held from there.
   const std::weak_ptr<ResponsePump> weak = *pump;
   call.reply->SetCallbacks(

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "server/app.h"
+#include "server/text/json_reader.h"
 
 namespace palu {
 namespace {
@@ -35,6 +36,16 @@ void CheckTokenizer(const ModelOptions& options, const Tokenizer& tokenizer, int
                   std::to_string(tokenizer.vocab_size() - 1) +
                   ", but config.json says vocab_size " + std::to_string(vocab_size) +
                   "; expected a tokenizer of this model");
+}
+
+// What sentence-transformers checkpoints say, where nobody has set it.
+Pooling DefaultPooling(const ModelOptions& model) {
+  if (model.pooling != "auto") return model.pooling == "mean" ? Pooling::kMean : Pooling::kLast;
+  const std::string path = model.path + "/1_Pooling/config.json";
+  if (!std::filesystem::exists(path)) return Pooling::kLast;
+  const nlohmann::json json = ReadJsonFile(path);
+  return JsonReader(json, path).BoolOr("pooling_mode_mean_tokens", false) ? Pooling::kMean
+                                                                          : Pooling::kLast;
 }
 
 std::string Bytes(double bytes) {
@@ -78,6 +89,8 @@ std::unique_ptr<LoadedModel> LoadModel(const ServerConfig& config) {
   info.created = static_cast<int64_t>(std::time(nullptr));
   info.max_context_tokens = limits.max_context_tokens;
   info.vocab_size = limits.vocab_size;
+  info.hidden_size = model.hidden_size;
+  info.pooling = DefaultPooling(config.model);
   info.prefix_caching = config.engine.prefix_caching;
   return loaded;
 }

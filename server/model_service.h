@@ -30,6 +30,8 @@ struct ModelInfo {
   int64_t created = 0;  // Unix seconds
   int max_context_tokens = 0;
   int vocab_size = 0;
+  int hidden_size = 0;               // of embeddings
+  Pooling pooling = Pooling::kLast;  // of embeddings, unless a request says
   bool prefix_caching = false;
   CacheReport cache;
 };

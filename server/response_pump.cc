@@ -57,8 +57,12 @@ void ResponsePump::RunOnce() {
   // One failed prompt fails the response; the others end at the next step.
   if (!output.status.ok()) output.finished = true;
   output.usage = usage_;
+  output.timing = timing_;
   finished_ = output.finished;
-  if (finished_ || !output.deltas.empty() || !output.prompt_logprobs.empty()) sink_->Send(output);
+  if (finished_ || !output.deltas.empty() || !output.prompt_logprobs.empty() ||
+      !output.embeddings.empty()) {
+    sink_->Send(output);
+  }
   if (finished_) Finish();
 }
 
@@ -75,6 +79,10 @@ void ResponsePump::Take(int prompt, PumpOutput* output) {
   if (!batch.prompt_logprobs.empty()) {
     output->prompt_logprobs.push_back({prompt, std::move(batch.prompt_logprobs)});
   }
+  if (!batch.embedding.empty()) {
+    output->embeddings.push_back({prompt, std::move(batch.embedding)});
+  }
+  if (batch.finished) AddTiming(batch.timing);
   for (OutputDelta& delta : batch.deltas) {
     const size_t index = static_cast<size_t>(prompt * options_.n + delta.choice);
     if (choices_[index]->done) continue;
@@ -84,6 +92,18 @@ void ResponsePump::Take(int prompt, PumpOutput* output) {
   if (batch.finished && !batch.status.ok() && output->status.ok()) {
     output->status = std::move(batch.status);
   }
+}
+
+// From the first prompt's beginning to the last one's end.
+void ResponsePump::AddTiming(const RequestTiming& timing) {
+  const RequestTiming::Clock::time_point none{};
+  const auto earliest = [none](auto* mine, auto other) {
+    if (other != none && (*mine == none || other < *mine)) *mine = other;
+  };
+  earliest(&timing_.arrival, timing.arrival);
+  earliest(&timing_.scheduled, timing.scheduled);
+  earliest(&timing_.first_token, timing.first_token);
+  timing_.finished = std::max(timing_.finished, timing.finished);
 }
 
 ChoiceDelta ResponsePump::ToText(int prompt, OutputDelta delta) {

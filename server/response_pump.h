@@ -59,6 +59,7 @@ class ResponsePump : public std::enable_shared_from_this<ResponsePump> {
   void Run();
   void RunOnce();
   void Take(int prompt, PumpOutput* output);
+  void AddTiming(const RequestTiming& timing);
   ChoiceDelta ToText(int prompt, OutputDelta delta);
   void EndByToken(const OutputDelta& delta, Choice* choice, ChoiceDelta* out);
   void Finish();
@@ -69,6 +70,7 @@ class ResponsePump : public std::enable_shared_from_this<ResponsePump> {
   std::vector<Stream> streams_;
   std::vector<std::unique_ptr<Choice>> choices_;
   GenerationUsage usage_;
+  RequestTiming timing_;
   bool finished_ = false;
   std::atomic<bool> cancelled_{false};
   std::atomic<int> scheduled_{0};  // Run is queued or running while not 0

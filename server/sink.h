@@ -26,6 +26,12 @@ struct PromptLogprobs {
   std::vector<OutputToken> tokens;
 };
 
+// The pooled vector of one prompt, once.
+struct PromptEmbedding {
+  int prompt = 0;
+  std::vector<float> values;
+};
+
 struct GenerationUsage {
   int prompt_tokens = 0;
   int completion_tokens = 0;
@@ -35,9 +41,11 @@ struct GenerationUsage {
 struct PumpOutput {
   std::vector<ChoiceDelta> deltas;
   std::vector<PromptLogprobs> prompt_logprobs;
+  std::vector<PromptEmbedding> embeddings;
   GenerationUsage usage;  // so far
   bool finished = false;  // nothing follows
   Status status;          // with finished; not ok: the response failed
+  RequestTiming timing;   // with finished; of all prompts together
 };
 
 // Send is called on the text pool, by one thread at a time. full() is asked from there too.

@@ -14,12 +14,14 @@ import test_cli  # noqa: E402,F401
 import test_clients  # noqa: E402,F401
 import test_completions  # noqa: E402,F401
 import test_disconnect  # noqa: E402,F401
+import test_embeddings  # noqa: E402,F401
 import test_grpc  # noqa: E402,F401
 import test_http  # noqa: E402,F401
 import test_layouts  # noqa: E402,F401
 import test_lifecycle  # noqa: E402,F401
 import test_load  # noqa: E402,F401
 import test_metrics  # noqa: E402,F401
+import test_open_inference  # noqa: E402,F401
 import test_params  # noqa: E402,F401
 import test_soak  # noqa: E402,F401
 import test_stream  # noqa: E402,F401

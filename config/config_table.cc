@@ -153,6 +153,17 @@ ConfigKey List(std::string name, Field field, std::string help) {
               }};
 }
 
+// Values that no print shows. What is printed reads back as none.
+template <typename Field>
+ConfigKey SecretList(std::string name, Field field, std::string help) {
+  ConfigKey key = List(std::move(name), field, std::move(help));
+  key.yaml = [=](const ServerConfig& config) {
+    const size_t count = field(config).size();
+    return count == 0 ? "[]" : "[]  # " + std::to_string(count) + " not shown";
+  };
+  return key;
+}
+
 ConfigKey Device() {
   const auto is_device = [](std::string_view text) {
     if (text == "auto" || text == "cpu" || text == "cuda") return true;
@@ -326,6 +337,16 @@ std::vector<ConfigKey> OtherKeys() {
               "Port of the gRPC interface; 0: any free one."),
       Size("grpc.max_message_bytes", 1024, PALU_FIELD(grpc.max_message_bytes),
            "Largest message received."),
+      SecretList("security.api_keys", PALU_FIELD(security.api_keys),
+                 "Bearer keys that clients may use, besides those of the file. Better given in the "
+                 "environment than as a flag. No key at all: everybody may ask."),
+      Text("security.api_keys_file", PALU_FIELD(security.api_keys_file),
+           "File with one key per line and # comments, read again when it changes and at SIGHUP. "
+           "Empty: none."),
+      Integer("security.max_requests_per_key", 0, kMaxInt,
+              PALU_FIELD(security.max_requests_per_key),
+              "Requests that one key may have running at once; more are refused with 429. 0: no "
+              "limit."),
       Choice("log.level", {"trace", "debug", "info", "warning", "error", "off"},
              PALU_FIELD(log.level), "Least important level that is logged."),
       Choice("log.format", {"text", "json"}, PALU_FIELD(log.format),
@@ -378,6 +399,7 @@ std::string SectionHelp(std::string_view section) {
   if (section == "engine") return "Device, batching and queue.";
   if (section == "http") return "The OpenAI-compatible HTTP interface.";
   if (section == "grpc") return "The gRPC interface.";
+  if (section == "security") return "Who may ask.";
   if (section == "log") return "What is logged, on standard error.";
   return "How the server stops.";
 }

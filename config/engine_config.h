@@ -8,10 +8,10 @@
 namespace palu {
 
 struct ModelOptions {
-  std::string path;            // Hugging Face checkpoint directory
-  std::string served_name;     // name on the wire; empty: last component of path
-  int max_context_tokens = 0;  // 0: the model's own limit
-  std::string chat_template;   // file; empty: the model's own
+  std::string path;              // Hugging Face checkpoint directory
+  std::string served_name;       // name on the wire; empty: last component of path
+  int max_context_tokens = 0;    // 0: the model's own limit
+  std::string chat_template;     // file; empty: the model's own
   std::string pooling = "auto";  // of embeddings: auto (the checkpoint's, else last) | mean | last
 };
 

@@ -67,8 +67,9 @@ std::string SuggestSection(const std::string& name) {
   std::vector<std::string> sections;
   for (const ConfigKey& key : ConfigTable()) sections.push_back(key.section());
   const std::string nearest = Nearest(name, sections);
-  return nearest.empty() ? ", expected one of model, cache, engine, http, grpc, log, shutdown"
-                         : "; did you mean " + nearest + "?";
+  return nearest.empty()
+             ? ", expected one of model, cache, engine, http, grpc, security, log, shutdown"
+             : "; did you mean " + nearest + "?";
 }
 
 std::string KeyText(const YAML::Node& node, const std::string& source) {

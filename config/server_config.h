@@ -42,6 +42,13 @@ struct GrpcConfig {
   int64_t max_message_bytes = 16 << 20;
 };
 
+// Who may ask.
+struct SecurityConfig {
+  std::vector<std::string> api_keys;  // bearer keys; with those of the file. None: all may ask
+  std::string api_keys_file;          // a key per line, # comments; empty: none
+  int max_requests_per_key = 0;       // at once; 0: no limit
+};
+
 struct LogConfig {
   std::string level = "info";   // trace | debug | info | warning | error | off
   std::string format = "text";  // text | json
@@ -57,6 +64,7 @@ struct ServerConfig {
   ModelOptions model;
   EngineOptions engine;
   CacheOptions cache;
+  SecurityConfig security;
   LogConfig log;
   ShutdownConfig shutdown;
 };

@@ -17,6 +17,7 @@ enum class StatusCode {
   kDeadlineExceeded,
   kCancelled,
   kInternal,
+  kUnauthenticated,
 };
 
 struct Status {

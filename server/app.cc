@@ -30,11 +30,13 @@ class App::Loader {
 
 App::App(const ServerConfig& config)
     : config_(config),
+      security_(config.security),
+      keys_(config.security),
       pool_(config.http.text_threads),
-      api_(config_.http, &state_, &pool_, &grpc_counters_) {
+      api_(config_.http, &state_, &pool_, &grpc_counters_, &keys_) {
   http_ = std::make_unique<HttpServer>(config_.http, &api_);
   if (config_.grpc.enabled) {
-    grpc_ = std::make_unique<GrpcServer>(config_.grpc, &state_, &pool_, &grpc_counters_);
+    grpc_ = std::make_unique<GrpcServer>(config_.grpc, &state_, &pool_, &grpc_counters_, &keys_);
   }
   http_->Start();
   spdlog::info("HTTP on {}:{}", config_.http.address, http_->port());
@@ -69,6 +71,21 @@ bool App::PollLoaded() {
   if (grpc_ != nullptr) grpc_->SetServing(true);
   spdlog::info("ready");
   return true;
+}
+
+void App::Reload(const SecurityConfig& config) {
+  keys_.Reload(config);
+  security_ = config;
+  if (keys_.size() > 0) spdlog::info("{} API keys", keys_.size());
+}
+
+void App::PollFiles() {
+  if (!keys_.FileChanged()) return;
+  try {
+    Reload(SecurityConfig(security_));
+  } catch (const ConfigError& error) {
+    spdlog::error("the API keys stay as they were: {}", error.what());
+  }
 }
 
 bool App::healthy() const { return model_ == nullptr || model_->engine->healthy(); }

@@ -10,6 +10,7 @@
 #include "config/server_config.h"
 #include "engine/engine.h"
 #include "engine/model/model_runner.h"
+#include "server/api_keys.h"
 #include "server/grpc_service.h"
 #include "server/http_api.h"
 #include "server/http_server.h"
@@ -54,6 +55,11 @@ class App {
   };
   Progress progress() const;
 
+  // Takes keys from settings that were read again. Throws ConfigError; the old ones stay then.
+  void Reload(const SecurityConfig& config);
+  // Notices files that have changed; to be called now and then.
+  void PollFiles();
+
   // Turns new requests away; running ones go on.
   void BeginDrain();
   bool drained() const;
@@ -65,6 +71,8 @@ class App {
 
   const ServerConfig config_;
   RequestCounters grpc_counters_;
+  SecurityConfig security_;  // as read last
+  ApiKeys keys_;
   ServerState state_;
   TextPool pool_;
   HttpApi api_;

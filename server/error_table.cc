@@ -7,9 +7,10 @@ namespace {
 
 // A permanent failure is never 5xx, because official clients retry those. kCancelled reaches a
 // client only as an error event of a stream that nobody read.
-constexpr std::array<ErrorMapping, 8> kMappings = {{
+constexpr std::array<ErrorMapping, 9> kMappings = {{
     {StatusCode::kOk, 200, "", 0},
     {StatusCode::kInvalidArgument, 400, "invalid_request_error", 3},
+    {StatusCode::kUnauthenticated, 401, "authentication_error", 16},
     {StatusCode::kNotFound, 404, "not_found_error", 5},
     {StatusCode::kResourceExhausted, 429, "rate_limit_error", 8},
     {StatusCode::kUnavailable, 503, "unavailable_error", 14},

@@ -45,6 +45,16 @@ std::optional<std::chrono::steady_clock::time_point> DeadlineOf(
 
 }  // namespace
 
+Status Admit(GrpcShared* shared, const grpc::CallbackServerContext& context,
+             std::shared_ptr<void>* permit) {
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find("authorization");
+  const std::string_view value = found == metadata.end()
+                                     ? std::string_view()
+                                     : std::string_view(found->second.data(), found->second.size());
+  return shared->keys->Admit(value, permit);
+}
+
 void NoteGrpcCall(GrpcShared* shared, const char* method, const grpc::Status& status,
                   std::chrono::steady_clock::time_point started) {
   const char* code = CodeName(status.error_code());
@@ -55,6 +65,8 @@ void NoteGrpcCall(GrpcShared* shared, const char* method, const grpc::Status& st
 }
 
 Status PumpCall::Begin(std::shared_ptr<Sink> self) {
+  const Status admitted = Admit(shared_, *context_, &permit_);
+  if (!admitted.ok()) return admitted;
   const Result<std::shared_ptr<const ModelService>> service = shared_->state->Service();
   if (!service) return service.error();
   service_ = *service;

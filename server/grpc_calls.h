@@ -10,6 +10,7 @@
 #include <string>
 
 #include "palu/v1/inference.pb.h"
+#include "server/api_keys.h"
 #include "server/grpc_convert.h"
 #include "server/model_service.h"
 #include "server/request_counters.h"
@@ -23,9 +24,13 @@ struct GrpcShared {
   const ServerState* state = nullptr;
   TextPool* pool = nullptr;
   RequestCounters* counters = nullptr;
+  ApiKeys* keys = nullptr;
   std::atomic<int> active{0};
 };
 
+// kUnauthenticated or kResourceExhausted, as ApiKeys::Admit, by the call's bearer metadata.
+Status Admit(GrpcShared* shared, const grpc::CallbackServerContext& context,
+             std::shared_ptr<void>* permit);
 // Counts the call and writes the access log.
 void NoteGrpcCall(GrpcShared* shared, const char* method, const grpc::Status& status,
                   std::chrono::steady_clock::time_point started);
@@ -60,6 +65,7 @@ class PumpCall : public Sink {
   const char* const method_;
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   std::atomic<bool> cancelled_{false};
+  std::shared_ptr<void> permit_;
   std::mutex pump_mutex_;
   std::weak_ptr<ResponsePump> pump_;  // guarded by pump_mutex_
 };

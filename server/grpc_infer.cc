@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "inference/open_inference.grpc.pb.h"
-#include "server/build_info.h"
 #include "server/open_inference.h"
+#include "server/version.h"
 
 namespace palu {
 namespace {
@@ -251,7 +251,9 @@ class OpenInferenceService final : public inference::GRPCInferenceService::Callb
  private:
   grpc::ServerUnaryReactor* Done(const char* method, grpc::CallbackServerContext* context,
                                  const Status& status) {
-    const grpc::Status mapped = ToGrpcStatus(status);
+    std::shared_ptr<void> permit;
+    const Status admitted = Admit(shared_, *context, &permit);
+    const grpc::Status mapped = ToGrpcStatus(admitted.ok() ? status : admitted);
     NoteGrpcCall(shared_, method, mapped, std::chrono::steady_clock::now());
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(mapped);

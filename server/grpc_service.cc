@@ -99,7 +99,16 @@ class Service final : public v1::InferenceService::CallbackService {
                                 std::function<Status(const ModelService&)> work) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     const auto started = std::chrono::steady_clock::now();
-    shared_->pool->Post([shared = shared_, reactor, method, started, work = std::move(work)] {
+    std::shared_ptr<void> permit;
+    const Status admitted = Admit(shared_, *context, &permit);
+    if (!admitted.ok()) {
+      const grpc::Status refused = ToGrpcStatus(admitted);
+      NoteGrpcCall(shared_, method, refused, started);
+      reactor->Finish(refused);
+      return reactor;
+    }
+    shared_->pool->Post([shared = shared_, reactor, method, started, work = std::move(work),
+                         permit = std::move(permit)] {
       const auto service = shared->state->Service();
       const grpc::Status status = ToGrpcStatus(service ? work(**service) : service.error());
       NoteGrpcCall(shared, method, status, started);
@@ -121,11 +130,12 @@ std::string AddressOf(const GrpcConfig& config) {
 class GrpcServer::Impl {
  public:
   Impl(const GrpcConfig& config, const ServerState* state, TextPool* pool,
-       RequestCounters* counters)
+       RequestCounters* counters, ApiKeys* keys)
       : service_(&shared_) {
     shared_.state = state;
     shared_.pool = pool;
     shared_.counters = counters;
+    shared_.keys = keys;
     gpr_set_log_function(LogGrpc);
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
@@ -173,8 +183,8 @@ class GrpcServer::Impl {
 };
 
 GrpcServer::GrpcServer(const GrpcConfig& config, const ServerState* state, TextPool* pool,
-                       RequestCounters* counters)
-    : impl_(std::make_unique<Impl>(config, state, pool, counters)) {}
+                       RequestCounters* counters, ApiKeys* keys)
+    : impl_(std::make_unique<Impl>(config, state, pool, counters, keys)) {}
 GrpcServer::~GrpcServer() = default;
 void GrpcServer::SetServing(bool serving) { impl_->SetServing(serving); }
 bool GrpcServer::idle() const { return impl_->idle(); }

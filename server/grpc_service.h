@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "config/server_config.h"
+#include "server/api_keys.h"
 #include "server/model_service.h"
 #include "server/request_counters.h"
 #include "server/text_pool.h"
@@ -17,7 +18,7 @@ class GrpcServer {
  public:
   // Listens at once, NOT_SERVING. Throws ConfigError when the address cannot be listened on.
   GrpcServer(const GrpcConfig& config, const ServerState* state, TextPool* pool,
-             RequestCounters* counters);
+             RequestCounters* counters, ApiKeys* keys);
   ~GrpcServer();  // Shutdown
 
   void SetServing(bool serving);

@@ -25,6 +25,17 @@ bool Matches(std::string_view pattern, std::string_view path) {
          path.substr(path.size() - suffix.size()) == suffix;
 }
 
+// What a key is needed for, where there are keys.
+bool IsGuarded(std::string_view path) {
+  for (const std::string_view root : {"/v1", "/v2", "/tokenize", "/detokenize", "/debug"}) {
+    if (path.substr(0, root.size()) == root &&
+        (path.size() == root.size() || path[root.size()] == '/')) {
+      return true;
+    }
+  }
+  return false;
+}
+
 // A missing type is taken as JSON; what the body is shows when it is parsed.
 bool IsJson(std::string_view content_type) {
   const std::string_view type = content_type.substr(0, content_type.find(';'));
@@ -66,8 +77,8 @@ nlohmann::ordered_json ModelJson(const ModelInfo& info) {
 }  // namespace
 
 HttpApi::HttpApi(const HttpConfig& config, ServerState* state, TextPool* pool,
-                 const RequestCounters* grpc_counters)
-    : config_(config), state_(state), pool_(pool), grpc_counters_(grpc_counters) {}
+                 const RequestCounters* grpc_counters, ApiKeys* keys)
+    : config_(config), state_(state), pool_(pool), grpc_counters_(grpc_counters), keys_(keys) {}
 
 const std::vector<HttpApi::Route>& HttpApi::Routes() {
   static const std::vector<Route> routes = {
@@ -129,7 +140,23 @@ void HttpApi::Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
   RunRoute(*found, std::move(call));
 }
 
+std::optional<HttpResponse> HttpApi::RefuseHead(const HttpRequest& request) {
+  // Browsers ask for leave without a key.
+  if (!IsGuarded(request.path) || request.method == "OPTIONS") return std::nullopt;
+  const Status status = keys_->Check(request.authorization);
+  if (status.ok()) return std::nullopt;
+  HttpResponse response = ErrorResponse(status);
+  response.headers.emplace_back("WWW-Authenticate", "Bearer");
+  return response;
+}
+
 void HttpApi::RunRoute(const Route& route, Call call) {
+  if (IsGuarded(call.request.path)) {
+    std::shared_ptr<void> permit;
+    const Status status = keys_->Admit(call.request.authorization, &permit);
+    if (!status.ok()) return Fail(call, status);
+    call.reply->Hold(std::move(permit));
+  }
   if (std::string_view(route.method) == "POST" && !IsJson(call.request.content_type)) {
     return call.reply->Respond(Refuse(415, "The Content-Type must be application/json"));
   }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "config/server_config.h"
+#include "server/api_keys.h"
 #include "server/http_types.h"
 #include "server/model_service.h"
 #include "server/openai_response.h"
@@ -21,9 +22,10 @@ namespace palu {
 class HttpApi final : public HttpHandler {
  public:
   HttpApi(const HttpConfig& config, ServerState* state, TextPool* pool,
-          const RequestCounters* grpc_counters);
+          const RequestCounters* grpc_counters, ApiKeys* keys);
 
   void Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) override;
+  std::optional<HttpResponse> RefuseHead(const HttpRequest& request) override;
   HttpResponse Refuse(int status, const std::string& message) override;
   std::vector<std::pair<std::string, std::string>> CorsHeaders(const std::string& origin) override;
   void Done(const HttpAccess& access) override;
@@ -81,6 +83,7 @@ class HttpApi final : public HttpHandler {
   ServerState* const state_;
   TextPool* const pool_;
   const RequestCounters* const grpc_counters_;
+  ApiKeys* const keys_;
   RequestCounters counters_;
   std::mutex mutex_;
   std::set<std::string> noted_fields_;  // guarded by mutex_

@@ -3,11 +3,11 @@
 
 #include <utility>
 
-#include "server/build_info.h"
 #include "server/open_inference.h"
 #include "server/openai_embeddings.h"
 #include "server/openai_sink.h"
 #include "server/request_id.h"
+#include "server/version.h"
 
 namespace palu {
 namespace {

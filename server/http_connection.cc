@@ -205,7 +205,16 @@ asio::awaitable<std::optional<HttpConnection::ReadFailure>> HttpConnection::Read
   parser->header_limit(static_cast<uint32_t>(shared_->config.max_header_bytes));
   parser->body_limit(static_cast<uint64_t>(shared_->config.max_body_bytes));
   auto failure = co_await ReadHead(parser);
-  if (!failure) failure = co_await ReadBody(parser);
+  if (failure) co_return failure;
+  // A body is not read for whoever may not ask.
+  const HttpRequest head = ToRequest(parser);
+  if (std::optional<HttpResponse> refusal = shared_->handler->RefuseHead(head)) {
+    ReadFailure refused;
+    refused.status = refusal->status;
+    refused.response = std::move(refusal);
+    co_return refused;
+  }
+  failure = co_await ReadBody(parser);
   co_return failure;
 }
 
@@ -230,9 +239,15 @@ asio::awaitable<bool> HttpConnection::ServeOne() {
 asio::awaitable<bool> HttpConnection::Refuse(ReadFailure failure, const Parser& parser) {
   if (failure.status == 0) co_return false;
   ReplyOptions options;
-  options.request_id = NewRequestId();
+  if (parser.is_header_done()) {
+    options.request_id = SanitizeRequestId(std::string(parser.get()["x-request-id"]));
+    options.headers = shared_->handler->CorsHeaders(std::string(parser.get()["origin"]));
+    options.head = parser.get().method() == http::verb::head;
+  }
+  if (options.request_id.empty()) options.request_id = NewRequestId();
   BufferedReply reply(options, [] {});
-  reply.Respond(shared_->handler->Refuse(failure.status, failure.message));
+  reply.Respond(failure.response ? std::move(*failure.response)
+                                 : shared_->handler->Refuse(failure.status, failure.message));
   const std::string bytes = reply.Take().bytes;
   const bool complete = co_await WriteAll(bytes);
   const std::string method =
@@ -249,6 +264,7 @@ HttpRequest HttpConnection::ToRequest(Parser* parser) {
   request.path = PathOfTarget(std::string_view(message.target().data(), message.target().size()));
   request.content_type = field(http::field::content_type);
   request.origin = field(http::field::origin);
+  request.authorization = field(http::field::authorization);
   request.request_id = SanitizeRequestId(std::string(message["x-request-id"]));
   if (request.request_id.empty()) request.request_id = NewRequestId();
   request.body = std::move(message.body());

@@ -54,6 +54,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   struct ReadFailure {
     int status = 0;
     std::string message;
+    std::optional<HttpResponse> response = std::nullopt;  // instead of one made of these
   };
 
   boost::asio::awaitable<bool> ServeOne();

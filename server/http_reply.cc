@@ -71,6 +71,7 @@ void BufferedReply::Respond(HttpResponse response) {
     AppendHead(response.status, response, false);
     if (!options_.head) pending_ += response.body;
     finished_ = true;
+    permit_.reset();
   }
   wake_();
 }
@@ -105,6 +106,7 @@ void BufferedReply::Finish() {
     if (finished_) return;
     if (streaming_ && !options_.http10) pending_ += "0\r\n\r\n";
     finished_ = true;
+    permit_.reset();
   }
   wake_();
 }
@@ -123,6 +125,11 @@ void BufferedReply::SetCallbacks(std::function<void()> on_gone, std::function<vo
     on_writable_ = std::move(on_writable);
   }
   if (gone) on_gone();
+}
+
+void BufferedReply::Hold(std::shared_ptr<void> permit) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  permit_ = std::move(permit);
 }
 
 void BufferedReply::SetRoute(const char* route) {

@@ -31,6 +31,7 @@ class BufferedReply final : public HttpReply {
   void Finish() override;
   bool full() const override;
   void SetCallbacks(std::function<void()> on_gone, std::function<void()> on_writable) override;
+  void Hold(std::shared_ptr<void> permit) override;
   void SetRoute(const char* route) override;
 
   // The connection's side.
@@ -67,6 +68,7 @@ class BufferedReply final : public HttpReply {
   bool streaming_ = false;
   bool finished_ = false;
   bool gone_ = false;
+  std::shared_ptr<void> permit_;
   bool keep_alive_;
   int status_ = 0;
   const char* route_ = "other";

@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -16,6 +17,7 @@ struct HttpRequest {
   std::string body;
   std::string content_type;
   std::string origin;
+  std::string authorization;
   std::string request_id;  // the client's own, sanitised, or a new one
 };
 
@@ -40,6 +42,8 @@ class HttpReply {
   // on_gone: the peer left before the answer was complete. on_writable: full() has become false.
   // Called on a socket thread; must not block. Fires at once if the peer has already left.
   virtual void SetCallbacks(std::function<void()> on_gone, std::function<void()> on_writable) = 0;
+  // Released as soon as the answer is complete, or with the reply.
+  virtual void Hold(std::shared_ptr<void> permit) = 0;
   // Bounded name of the route, for metrics and the log.
   virtual void SetRoute(const char* route) = 0;
 };
@@ -61,6 +65,8 @@ class HttpHandler {
  public:
   virtual ~HttpHandler() = default;
   virtual void Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) = 0;
+  // Looks at a request without its body: the answer if it need not be read.
+  virtual std::optional<HttpResponse> RefuseHead(const HttpRequest& request) = 0;
   // The answer to a request that could not be read (400, 408, 413, …).
   virtual HttpResponse Refuse(int status, const std::string& message) = 0;
   // Headers that every answer to a request with this Origin carries ("" if it had none).

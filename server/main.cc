@@ -24,6 +24,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kTick = std::chrono::milliseconds(50);
+constexpr auto kFilePoll = std::chrono::seconds(2);
 
 // One of the signals that main waits for, or 0 after one tick.
 int NextSignal(const sigset_t& signals) {
@@ -32,11 +33,12 @@ int NextSignal(const sigset_t& signals) {
   return signal > 0 ? signal : 0;
 }
 
-void ReloadLogLevel(const std::vector<std::string>& args) {
+void Reload(App* app, const std::vector<std::string>& args) {
   try {
     const CommandLine line = ParseCommandLine(args, ProcessEnvironment());
     SetLogLevel(line.config.log.level);
     spdlog::info("log level is now {}", line.config.log.level);
+    app->Reload(line.config.security);
   } catch (const ConfigError& error) {
     spdlog::error("the configuration was not read again: {}", error.what());
   }
@@ -76,7 +78,12 @@ int Serve(const CommandLine& line, const std::vector<std::string>& args, const s
   App app(line.config);
   app.StartLoading();
   bool loaded = false;
+  auto next_poll = Clock::now() + kFilePoll;
   while (true) {
+    if (Clock::now() >= next_poll) {
+      app.PollFiles();
+      next_poll = Clock::now() + kFilePoll;
+    }
     if (!loaded && (loaded = app.PollLoaded())) manager.Ready("serving");
     SignOfLife(app, &manager);
     if (!app.healthy()) {
@@ -87,7 +94,7 @@ int Serve(const CommandLine& line, const std::vector<std::string>& args, const s
     const int signal = NextSignal(signals);
     if (signal == SIGHUP) {
       manager.Reloading();
-      ReloadLogLevel(args);
+      Reload(&app, args);
       // Told once the model is there, if it is not yet.
       if (loaded) manager.Ready("serving");
     }

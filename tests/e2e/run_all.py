@@ -22,8 +22,12 @@ import test_lifecycle  # noqa: E402,F401
 import test_load  # noqa: E402,F401
 import test_metrics  # noqa: E402,F401
 import test_open_inference  # noqa: E402,F401
+import test_openapi  # noqa: E402,F401
 import test_params  # noqa: E402,F401
 import test_soak  # noqa: E402,F401
+import test_robustness  # noqa: E402,F401
+import test_security  # noqa: E402,F401
+import test_shapes  # noqa: E402,F401
 import test_stream  # noqa: E402,F401
 
 

@@ -1,6 +1,7 @@
 """The official openai client."""
 
-from harness import Skip, case, check, equal
+from harness import Server, Skip, case, check, equal, post_bytes
+from test_disconnect import wait_running
 
 
 def client_of(server):
@@ -59,6 +60,62 @@ def errors_are_their_exceptions(server):
             check(error.body["message"], "message")
         else:
             check(False, f"no {kind}")
+
+
+@case("openai")
+def embeddings(server):
+    _, client = client_of(server)
+    answer = client.embeddings.create(model="classics-14m", input=["The sea", "A hill"])
+    equal([entry.index for entry in answer.data], [0, 1])
+    floats = client.embeddings.create(model="classics-14m", input="The sea",
+                                      encoding_format="float")
+    # Without a format the client asks for base64 and decodes it.
+    for found, expected in zip(answer.data[0].embedding, floats.data[0].embedding):
+        check(abs(found - expected) < 1e-5, "base64 against float")
+    check(answer.usage.prompt_tokens > 0, "usage")
+
+
+@case("openai", own_server=True)
+def keys_and_their_errors():
+    server = Server(env={"PALU_SECURITY_API_KEYS": "right"})
+    try:
+        openai, _ = client_of(server)
+        url = f"http://127.0.0.1:{server.port}/v1"
+        equal(len(openai.OpenAI(base_url=url, api_key="right").models.list().data), 1)
+        try:
+            openai.OpenAI(base_url=url, api_key="wrong", max_retries=2).models.list()
+        except openai.AuthenticationError as error:
+            equal(error.status_code, 401)
+        else:
+            check(False, "no AuthenticationError")
+        equal(server.metric("palu:http_requests_total", code="401"), 1, "401 is not retried")
+        server.stop()
+    finally:
+        server.kill()
+
+
+@case("openai", own_server=True)
+def full_queues_are_retried():
+    server = Server(args=["--engine.max_queue_requests=1", "--engine.max_sequences=1"])
+    try:
+        openai, _ = client_of(server)
+        socks = []
+        for _ in range(4):
+            sock = server.connect()
+            sock.sendall(post_bytes("/v1/completions", {"prompt": "The sea", "max_tokens": 300,
+                                                        "ignore_eos": True}))
+            socks.append(sock)
+        wait_running(server)
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none",
+                               max_retries=20, timeout=60)
+        answer = client.completions.create(model="classics-14m", prompt="a", max_tokens=1)
+        equal(answer.usage.completion_tokens, 1)
+        for sock in socks:
+            sock.close()
+        server.wait_idle()
+        server.stop()
+    finally:
+        server.kill()
 
 
 @case("openai")

@@ -152,7 +152,7 @@ def check_include_direction(repo):
             if allowed and target.startswith(OUR_FOLDERS) and not target.startswith(allowed):
                 yield f"{name}:{line}: must not include {target}"
             path = os.path.join(repo.root, target)  # NAME.in becomes NAME when CMake runs
-            if quoted and not target.startswith("palu/") and not (
+            if quoted and not target.startswith(("palu/", "inference/")) and not (
                     os.path.isfile(path) or os.path.isfile(path + ".in")):
                 yield f"{name}:{line}: \"{target}\" is no path from the repository's root"
             for pattern, folders in LIBRARY_HOMES:

@@ -37,6 +37,7 @@ class BurstHandler final : public HttpHandler {
       reply->Finish();
     });
   }
+  std::optional<HttpResponse> RefuseHead(const HttpRequest&) override { return std::nullopt; }
   HttpResponse Refuse(int status, const std::string& message) override {
     HttpResponse response;
     response.status = status;

@@ -120,17 +120,6 @@ std::shared_ptr<std::byte> MapMemory(size_t bytes) {
   return {static_cast<std::byte*>(data), [bytes](std::byte* p) { munmap(p, bytes); }};
 }
 
-// Four numbers at a time: sign, the lowest bit of the exponent and the mantissa are random.
-void FillRandom(std::span<uint64_t> words) {
-  uint64_t state = 0x9e3779b97f4a7c15u;
-  for (uint64_t& word : words) {
-    state ^= state << 13;
-    state ^= state >> 7;
-    state ^= state << 17;
-    word = (state & 0x80ff80ff80ff80ffu) | 0x3c003c003c003c00u;
-  }
-}
-
 void SetProjection(const DummyModel& model, const char* side, int heads, int rank,
                    const ModelConfig& config, ProjectionPlan* plan) {
   const std::string where = model.name + ": " + side;
@@ -151,6 +140,17 @@ void SetProjection(const DummyModel& model, const char* side, int heads, int ran
 }
 
 }  // namespace
+
+void FillWithRandomBF16(std::span<uint64_t> words) {
+  // Sign, the lowest bit of the exponent and the mantissa are random.
+  uint64_t state = 0x9e3779b97f4a7c15u;
+  for (uint64_t& word : words) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    word = (state & 0x80ff80ff80ff80ffu) | 0x3c003c003c003c00u;
+  }
+}
 
 std::vector<LayerPlan> DummyPlan(const DummyModel& model, const ModelConfig& config) {
   LayerPlan layer;
@@ -182,7 +182,8 @@ Safetensors DummyCheckpoint(const DummyModel& model, const ModelConfig& config,
   if (!distinct) matrices = largest;
   const std::shared_ptr<std::byte> memory = MapMemory(ones + matrices);
   std::fill_n(reinterpret_cast<uint16_t*>(memory.get()), ones / 2, kOneBF16);
-  FillRandom({reinterpret_cast<uint64_t*>(memory.get() + ones), matrices / sizeof(uint64_t)});
+  FillWithRandomBF16(
+      {reinterpret_cast<uint64_t*>(memory.get() + ones), matrices / sizeof(uint64_t)});
 
   SafetensorsMap entries;
   size_t next = 0;

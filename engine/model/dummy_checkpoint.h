@@ -1,6 +1,8 @@
 // Checkpoints that exist in memory only: a model's shapes with random weights, for benchmarks.
 #pragma once
 
+#include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -31,5 +33,8 @@ std::vector<LayerPlan> DummyPlan(const DummyModel& model, const ModelConfig& con
 // backend that reads them in place needs for honest timings; otherwise tensors share bytes.
 Safetensors DummyCheckpoint(const DummyModel& model, const ModelConfig& config,
                             const std::vector<LayerPlan>& plan, bool distinct);
+
+// Four such numbers a word. They are finite as f16 too.
+void FillWithRandomBF16(std::span<uint64_t> words);
 
 }  // namespace palu

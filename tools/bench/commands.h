@@ -9,6 +9,12 @@ namespace palu::bench {
 // Prefill and decode speed of a checkpoint on one backend, as a table or JSON.
 void AddEngineCommand(CLI::App* app);
 
+// Single ops beside the peaks of the same machine and run.
+void AddKernelsCommand(CLI::App* app);
+
+// Requests served by the engine in this process.
+void AddOfflineCommand(CLI::App* app);
+
 // Open- and closed-loop load on a running OpenAI-style server: latencies, throughput, goodput.
 void AddServeCommand(CLI::App* app);
 

@@ -6,17 +6,13 @@
 
 #include "tools/bench/commands.h"
 #include "tools/bench/engine_bench.h"
-#include "tools/bench/model_shapes.h"
+#include "tools/bench/model_options.h"
 
 namespace palu::bench {
 namespace {
 
 struct Options {
-  ModelOptions model;
-  std::string shape;  // of a model without weights; empty: model.path
-  DummyRecipe recipe;
-  EngineOptions engine;
-  CacheOptions cache;
+  ModelSource source;
   std::vector<int> prompts = {512, 1500};
   std::vector<int> contexts = {1, 1024, 1900};
   std::vector<int> batches = {1, 4, 16};
@@ -26,27 +22,7 @@ struct Options {
 };
 
 void AddOptions(CLI::App* app, Options* options) {
-  CLI::App* source = app->add_option_group("model")->require_option(1);
-  source->add_option("--model", options->model.path, "checkpoint directory");
-  source->add_option("--dummy-weights", options->shape,
-                     "random weights of these shapes: a config.json or one of " + ShapeNames());
-  DummyRecipe& recipe = options->recipe;
-  app->add_option("--key-rank", recipe.key_rank, "numbers per group of keys; 0: dense");
-  app->add_option("--key-group", recipe.key_group_heads, "KV heads that share a latent of keys");
-  app->add_option("--value-rank", recipe.value_rank, "numbers per group of values; 0: dense");
-  app->add_option("--value-group", recipe.value_group_heads,
-                  "KV heads that share a latent of values");
-  app->add_option("--max-context", options->model.max_context_tokens, "0: the model's own limit");
-  app->add_option("--max-sequences", options->engine.max_sequences, "largest decode batch");
-  app->add_option("--device", options->engine.device, "auto | cpu | cuda:N");
-  app->add_option("--cpu-isa", options->engine.cpu_isa,
-                  "auto | portable | avx2 | avx512 | avx512_vnni | avx512_bf16");
-  app->add_option("--threads", options->engine.cpu_threads, "0: all cores");
-  app->add_option("--cuda-activations", options->engine.cuda_activations, "bf16 | f32");
-  app->add_option("--step-tokens", options->engine.step_tokens, "largest prefill chunk");
-  app->add_option("--kv", options->cache.format, "cache format of layers left open");
-  app->add_option("--rotation", options->cache.rotation, "auto | none | hadamard");
-  app->add_option("--cache-bytes", options->cache.memory_bytes, "bytes of the KV pool");
+  AddModelOptions(app, &options->source);
   app->add_option("--prompts", options->prompts, "prompt lengths, tokens")->delimiter(',');
   app->add_option("--contexts", options->contexts, "decode contexts, tokens")->delimiter(',');
   app->add_option("--batches", options->batches, "decode batch sizes")->delimiter(',');
@@ -57,18 +33,9 @@ void AddOptions(CLI::App* app, Options* options) {
   app->add_flag("--json", options->json, "print JSON");
 }
 
-std::unique_ptr<ModelRunner> Load(const Options& options) {
-  if (options.shape.empty()) {
-    return ModelRunner::Load(options.model, options.engine, options.cache);
-  }
-  DummyModel dummy = LoadShape(options.shape);
-  dummy.recipe = options.recipe;
-  return ModelRunner::LoadDummy(dummy, options.model, options.engine, options.cache);
-}
-
 nlohmann::json Measure(const Options& options) {
-  const auto runner = Load(options);
-  EngineBench bench(runner.get(), options.engine.step_tokens, options.repetitions);
+  const auto runner = LoadModel(options.source);
+  EngineBench bench(runner.get(), options.source.engine.step_tokens, options.repetitions);
   nlohmann::json out;
   out["backend"] = runner->backend().name() + " " + runner->backend().isa();
   out["kv_bytes_per_token"] = runner->cache_report().bytes_per_token;

@@ -118,7 +118,7 @@ struct LatentWriteArgs {
 struct LatentAttentionArgs {
   Tensor q;             // [T, q_heads, head_dim], after norm and RoPE
   Tensor out;           // [T, q_heads, head_dim]
-  Tensor cu_seqlens;    // [S + 1] i32, host and device
+  Tensor cu_seqlens;    // [S + 1] i32
   Tensor context_lens;  // [S] i32: tokens in the cache, this step's included
   Tensor block_tables;  // [S, max_blocks] i32; entries past ceil(context_len / block_size) unread
   LatentPool pool;
@@ -133,6 +133,10 @@ struct LatentAttentionArgs {
   int kv_heads = 0;
   float scale = 1.0f;
   int window = 0;  // 0: no sliding window
+
+  // cu_seqlens and context_lens in host memory, for a device that plans its launches by them; when
+  // empty it fetches them. A step of one query per sequence is planned without them.
+  std::span<const int32_t> host_cu_seqlens, host_context_lens;
 };
 
 // out[i] = x[rows[i]].
@@ -224,6 +228,8 @@ class Backend {
   virtual std::string isa() const = 0;         // "avx512", "avx2", "portable", "sm_90", …
   virtual DType activation_dtype() const = 0;  // dtype of all activations
   virtual bool host_memory() const = 0;        // device pointers are host pointers
+  // RunStep records steps, so steps of few different shapes are worth padding for.
+  virtual bool replays_steps() const { return false; }
 
   // Memory, 64-byte aligned or better. Allocate throws std::bad_alloc.
   virtual Buffer Allocate(size_t bytes) = 0;
@@ -271,18 +277,28 @@ class Backend {
     return Buffer();
   }
 
-  // Runs fn, which calls ops; a backend that can records it under key and replays it.
+  // Runs fn, which calls ops; a backend that can records it under key and replays it: what fn does
+  // may depend on the key and on the contents of device memory only. Key 0: never recorded.
   virtual void RunStep(uint64_t key, const std::function<void()>& fn) = 0;
 
   virtual void Embedding(const EmbeddingArgs& args) = 0;
   virtual void RmsNorm(const RmsNormArgs& args) = 0;
   virtual void Matmul(const MatmulArgs& args) = 0;
+  // Products of the same x, which a backend may do together; no out is another's x or out.
+  virtual void Matmuls(std::span<const MatmulArgs> products) {
+    for (const MatmulArgs& args : products) Matmul(args);
+  }
   virtual void Add(const AddArgs& args) = 0;
   virtual void Rope(const RopeArgs& args) = 0;
   virtual void Hadamard(const HadamardArgs& args) = 0;
   virtual void GatedActivation(const GatedActivationArgs& args) = 0;
   virtual void Moe(const MoeArgs& args) = 0;
   virtual void LatentWrite(const LatentWriteArgs& args) = 0;
+  // Keys and values of the same tokens.
+  virtual void LatentWrites(const LatentWriteArgs& key, const LatentWriteArgs& value) {
+    LatentWrite(key);
+    LatentWrite(value);
+  }
   virtual void LatentAttention(const LatentAttentionArgs& args) = 0;
   virtual void GatherRows(const GatherRowsArgs& args) = 0;
   virtual void Sample(const SampleArgs& args) = 0;

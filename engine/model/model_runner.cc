@@ -1,6 +1,7 @@
 #include "engine/model/model_runner.h"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <new>
 
@@ -82,17 +83,29 @@ double Seconds(std::chrono::steady_clock::time_point begin,
   return std::chrono::duration<double>(end - begin).count();
 }
 
-// Steps in which every sequence advances by one token come again and again in the same shape; key 0
-// marks the others.
-uint64_t StepKey(const StepBatch& batch) {
-  if (batch.num_tokens() != batch.num_sequences()) return 0;
-  uint64_t key = 1469598103934665603u;
-  for (const uint64_t part :
-       {static_cast<uint64_t>(batch.num_tokens()), static_cast<uint64_t>(batch.rows.size()),
-        static_cast<uint64_t>(batch.max_blocks)}) {
-    key = (key ^ part) * 1099511628211u;
-  }
-  return key | 1;
+bool IsDecode(const StepBatch& batch) {
+  return batch.num_tokens() == batch.num_sequences() && batch.rows.size() == batch.token_ids.size();
+}
+
+// Decode steps come in few shapes on a backend that records them: 1, 2, 4, then multiples of 8
+// sequences, and a power of two of blocks.
+StepShape ShapeOf(const StepBatch& batch, bool padded, const StepShape& most) {
+  StepShape shape{batch.num_sequences(), batch.max_blocks};
+  if (!padded || !IsDecode(batch)) return shape;
+  shape.sequences = shape.sequences <= 4
+                        ? static_cast<int>(std::bit_ceil(static_cast<unsigned>(shape.sequences)))
+                        : (shape.sequences + 7) / 8 * 8;
+  shape.max_blocks =
+      static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(shape.max_blocks, 16))));
+  shape.sequences = std::clamp(shape.sequences, batch.num_sequences(), most.sequences);
+  shape.max_blocks = std::clamp(shape.max_blocks, batch.max_blocks, most.max_blocks);
+  return shape;
+}
+
+// Key 0 marks steps that do not come again in the same shape.
+uint64_t StepKey(const StepBatch& batch, const StepShape& shape) {
+  if (!IsDecode(batch)) return 0;
+  return static_cast<uint64_t>(shape.sequences) << 32 | static_cast<uint64_t>(shape.max_blocks);
 }
 
 DType CudaActivations(const EngineOptions& engine) {
@@ -155,6 +168,7 @@ class LoadedModel final : public ModelRunner {
   std::unique_ptr<StepStaging> staging_;
   std::unique_ptr<Sampler> sampler_;
   int64_t max_logit_rows_ = 0;
+  StepShape most_;  // of a padded step
   Buffer logits_;
   std::unique_ptr<LatentCache> cache_;
   CacheReport report_;
@@ -193,6 +207,7 @@ void LoadedModel::BuildWorkspace(const EngineOptions& engine) {
                                     max_tokens, static_cast<int>(max_logit_rows_), max_context_);
   const int64_t max_blocks =
       (max_context_ + layout_->block_tokens() - 1) / layout_->block_tokens() + 1;
+  most_ = {engine.max_sequences, static_cast<int>(max_blocks)};
   staging_ = std::make_unique<StepStaging>(backend_.get(), max_tokens, engine.max_sequences,
                                            max_blocks * engine.max_sequences);
   sampler_ = std::make_unique<Sampler>(backend_.get(), config_.vocab_size, config_.eos_token_ids);
@@ -229,7 +244,8 @@ StepResult LoadedModel::Run(const StepBatch& batch) {
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   cache_->Move(batch.block_moves);
-  staging_->Upload(batch);
+  const StepShape shape = ShapeOf(batch, backend_->replays_steps(), most_);
+  staging_->Upload(batch, shape);
   times_ = {.upload = Seconds(start, Clock::now())};
 
   const auto rows = static_cast<int64_t>(batch.rows.size());
@@ -238,13 +254,14 @@ StepResult LoadedModel::Run(const StepBatch& batch) {
   for (int64_t first = 0; first == 0 || first < rows; first += max_logit_rows_) {
     const auto begin = Clock::now();
     const int64_t count = std::min(rows - first, max_logit_rows_);
+    const int64_t computed = std::min(staging_->logit_rows().dim(0) - first, max_logit_rows_);
     const auto logits_of_rows = [&] {
       if (count > 0) {
-        transformer_->Logits(staging_->logit_rows().Rows(first, count), LogitsOf(count));
+        transformer_->Logits(staging_->logit_rows().Rows(first, computed), LogitsOf(computed));
       }
     };
     if (first == 0) {
-      backend_->RunStep(StepKey(batch), [&] {
+      backend_->RunStep(StepKey(batch, shape), [&] {
         transformer_->Forward(staging_->inputs(), cache_->pool());
         logits_of_rows();
       });

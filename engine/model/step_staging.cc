@@ -59,35 +59,61 @@ StepStaging::StepStaging(Backend* backend, int max_tokens, int max_sequences,
 }
 
 template <typename T>
-Tensor StepStaging::Place(size_t* offset, size_t capacity, std::span<const T> values, DType dtype,
-                          std::initializer_list<int64_t> shape) {
-  PALU_CHECK(values.size() <= capacity);
-  if (!values.empty()) std::memcpy(host_.data() + *offset, values.data(), values.size_bytes());
+Tensor StepStaging::Place(size_t* offset, size_t capacity, std::span<const T> values, T filler,
+                          DType dtype, std::initializer_list<int64_t> shape) {
   const Tensor view = device_.View(dtype, shape, *offset);
+  const auto count = static_cast<size_t>(view.num_elements());
+  PALU_CHECK(values.size() <= count && count <= capacity);
+  T* to = reinterpret_cast<T*>(host_.data() + *offset);
+  std::fill(std::copy(values.begin(), values.end(), to), to + count, filler);
   *offset += Align(capacity * sizeof(T));
   return view;
 }
 
-void StepStaging::Upload(const StepBatch& batch) {
-  const int64_t tokens = batch.num_tokens(), sequences = batch.num_sequences();
-  const auto rows = static_cast<int64_t>(batch.rows.size());
+void StepStaging::PlaceTables(size_t* offset, const StepBatch& batch, const StepShape& shape) {
+  inputs_.block_tables = Place<int32_t>(offset, max_table_entries_, {}, 0, DType::kI32,
+                                        {shape.sequences, shape.max_blocks});
+  const int64_t begin =
+      static_cast<std::byte*>(inputs_.block_tables.data) - static_cast<std::byte*>(device_.data());
+  auto* table = reinterpret_cast<int32_t*>(host_.data() + begin);
+  for (int s = 0; s < batch.num_sequences(); ++s) {
+    std::copy_n(batch.block_tables.begin() + int64_t{s} * batch.max_blocks, batch.max_blocks,
+                table + int64_t{s} * shape.max_blocks);
+  }
+}
+
+void StepStaging::Upload(const StepBatch& batch, const StepShape& shape) {
+  const int64_t sequences = shape.sequences, added = sequences - batch.num_sequences();
+  const int64_t tokens = batch.num_tokens() + added;
+  PALU_CHECK(added >= 0 && shape.max_blocks >= batch.max_blocks);
+  PALU_CHECK(added == 0 || batch.num_tokens() == batch.num_sequences());
   std::vector<int32_t> row_tokens;
   for (const SampleRow& row : batch.rows) row_tokens.push_back(row.token_index);
+  const auto rows = static_cast<int64_t>(row_tokens.size()) + added;
+  std::vector<int32_t> cu_seqlens = batch.cu_seqlens;
+  for (int64_t i = 0; i < added; ++i) cu_seqlens.push_back(cu_seqlens.back() + 1);
   const auto i32 = [](const std::vector<int32_t>& values) { return std::span(values); };
   size_t offset = 0;
-  inputs_.token_ids = Place(&offset, max_tokens_, i32(batch.token_ids), DType::kI32, {tokens});
-  inputs_.positions = Place(&offset, max_tokens_, i32(batch.positions), DType::kI32, {tokens});
-  inputs_.slot_mapping =
-      Place(&offset, max_tokens_, std::span(batch.slot_mapping), DType::kI64, {tokens});
-  logit_rows_ = Place(&offset, max_tokens_ + max_sequences_, i32(row_tokens), DType::kI32, {rows});
-  inputs_.cu_seqlens =
-      Place(&offset, max_sequences_ + 1, i32(batch.cu_seqlens), DType::kI32, {sequences + 1});
-  inputs_.context_lens =
-      Place(&offset, max_sequences_ + 1, i32(batch.context_lens), DType::kI32, {sequences});
+  const auto place = [&](size_t capacity, const std::vector<int32_t>& values, int32_t filler,
+                         int64_t count) {
+    return Place(&offset, capacity, i32(values), filler, DType::kI32, {count});
+  };
+  inputs_.token_ids = place(max_tokens_, batch.token_ids, 0, tokens);
+  inputs_.positions = place(max_tokens_, batch.positions, 0, tokens);
+  inputs_.slot_mapping = Place(&offset, max_tokens_, std::span(batch.slot_mapping), int64_t{-1},
+                               DType::kI64, {tokens});
+  logit_rows_ = place(max_tokens_ + max_sequences_, row_tokens, 0, rows);
+  const size_t lengths = offset;
+  inputs_.cu_seqlens = place(max_sequences_ + 1, cu_seqlens, 0, sequences + 1);
+  const size_t contexts = offset;
+  inputs_.context_lens = place(max_sequences_ + 1, batch.context_lens, 1, sequences);
+  inputs_.host_cu_seqlens = {reinterpret_cast<const int32_t*>(host_.data() + lengths),
+                             static_cast<size_t>(sequences + 1)};
+  inputs_.host_context_lens = {reinterpret_cast<const int32_t*>(host_.data() + contexts),
+                               static_cast<size_t>(sequences)};
   // The tables come last, so that only the part in use is copied.
-  const size_t used = offset + batch.block_tables.size() * sizeof(int32_t);
-  inputs_.block_tables = Place(&offset, max_table_entries_, i32(batch.block_tables), DType::kI32,
-                               {sequences, int64_t{batch.max_blocks}});
+  const size_t used = offset + static_cast<size_t>(sequences) * shape.max_blocks * sizeof(int32_t);
+  PlaceTables(&offset, batch, shape);
   backend_->CopyToDevice(device_.data(), host_.data(), used);
 }
 

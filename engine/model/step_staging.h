@@ -49,6 +49,12 @@ class PackedUpload {
   Buffer device_;
 };
 
+// The shape that a step is given on the device, at least its own; see StepStaging::Upload.
+struct StepShape {
+  int sequences = 0;
+  int max_blocks = 0;
+};
+
 // The inputs of Transformer::Forward at addresses that never change, so that a recorded step can be
 // replayed. Used by the engine thread only.
 class StepStaging {
@@ -59,16 +65,21 @@ class StepStaging {
   // Copies the batch to the device; at most max_tokens + max_sequences rows (a prompt scored token
   // by token, and the choices that share its last token). The views are valid until the next
   // Upload.
-  void Upload(const StepBatch& batch);
+  // A step of one token per sequence may be padded to a larger shape: with sequences whose one
+  // token is not cached and whose results mean nothing.
+  void Upload(const StepBatch& batch, const StepShape& shape);
+  void Upload(const StepBatch& batch) { Upload(batch, {batch.num_sequences(), batch.max_blocks}); }
 
   const StepInputs& inputs() const { return inputs_; }
   const Tensor& logit_rows() const { return logit_rows_; }  // [R] i32: SampleRow::token_index
   int64_t bytes() const { return static_cast<int64_t>(device_.bytes()); }
 
  private:
+  // values, then `filler` up to the shape.
   template <typename T>
-  Tensor Place(size_t* offset, size_t capacity, std::span<const T> values, DType dtype,
+  Tensor Place(size_t* offset, size_t capacity, std::span<const T> values, T filler, DType dtype,
                std::initializer_list<int64_t> shape);
+  void PlaceTables(size_t* offset, const StepBatch& batch, const StepShape& shape);
 
   Backend* backend_;
   size_t max_tokens_, max_sequences_, max_table_entries_;

@@ -115,23 +115,23 @@ void Transformer::Attention(size_t index, const StepInputs& inputs, const Latent
   const Tensor no_bias;
 
   Norm(hidden_.Rows(0, tokens_), weights.input_norm, x);
-  backend_.Matmul({.x = x, .weight = weights.q, .bias = weights.q_bias, .out = q});
-  backend_.Matmul({.x = x,
-                   .weight = weights.key.down,
-                   .bias = layer.key.dense() ? weights.key.bias : no_bias,
-                   .out = key});
-  backend_.Matmul({.x = x,
-                   .weight = weights.value.down,
-                   .bias = layer.value.dense() ? weights.value.bias : no_bias,
-                   .out = value});
+  const MatmulArgs products[] = {{.x = x, .weight = weights.q, .bias = weights.q_bias, .out = q},
+                                 {.x = x,
+                                  .weight = weights.key.down,
+                                  .bias = layer.key.dense() ? weights.key.bias : no_bias,
+                                  .out = key},
+                                 {.x = x,
+                                  .weight = weights.value.down,
+                                  .bias = layer.value.dense() ? weights.value.bias : no_bias,
+                                  .out = value}};
+  backend_.Matmuls(products);
   NormAndRotate(index, inputs.positions, q_heads, key);
   if (layer.rotate_value) {
     backend_.Hadamard({.x = value.SplitLast(config_.num_kv_heads, config_.head_dim)});
   }
 
-  backend_.LatentWrite(
-      {.x = key, .slot_mapping = inputs.slot_mapping, .projection = layer.key, .pool = pool});
-  backend_.LatentWrite(
+  backend_.LatentWrites(
+      {.x = key, .slot_mapping = inputs.slot_mapping, .projection = layer.key, .pool = pool},
       {.x = value, .slot_mapping = inputs.slot_mapping, .projection = layer.value, .pool = pool});
   Attend(index, inputs, pool, q_heads, out_heads);
   // The rotation of the values is undone on their weighted sum.
@@ -166,6 +166,8 @@ void Transformer::Attend(size_t index, const StepInputs& inputs, const LatentPoo
   args.cu_seqlens = inputs.cu_seqlens;
   args.context_lens = inputs.context_lens;
   args.block_tables = inputs.block_tables;
+  args.host_cu_seqlens = inputs.host_cu_seqlens;
+  args.host_context_lens = inputs.host_context_lens;
   args.pool = pool;
   args.key = layer.key;
   args.value = layer.value;
@@ -204,8 +206,10 @@ void Transformer::Mlp(size_t index, int64_t tokens) {
   }
   const Tensor gate = gate_.Rows(0, tokens);
   const Tensor up = up_.Rows(0, tokens);
-  backend_.Matmul({.x = x, .weight = weights.gate, .bias = weights.gate_bias, .out = gate});
-  backend_.Matmul({.x = x, .weight = weights.up, .bias = weights.up_bias, .out = up});
+  const MatmulArgs products[] = {
+      {.x = x, .weight = weights.gate, .bias = weights.gate_bias, .out = gate},
+      {.x = x, .weight = weights.up, .bias = weights.up_bias, .out = up}};
+  backend_.Matmuls(products);
   backend_.GatedActivation({.gate = gate, .up = up, .out = gate, .activation = config_.activation});
   AddToResidual(gate, weights.down, weights.down_bias, weights.mlp_out_norm);
 }

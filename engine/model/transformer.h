@@ -19,6 +19,8 @@ struct StepInputs {
   Tensor cu_seqlens;    // [S + 1] i32
   Tensor context_lens;  // [S] i32
   Tensor block_tables;  // [S, max_blocks] i32
+  // The same in host memory.
+  std::span<const int32_t> host_cu_seqlens, host_context_lens;
 };
 
 // Runs on one backend; owns the activations and the RoPE tables, refers to everything else, which

@@ -80,10 +80,20 @@ class WeightsLoader {
     return *entry;
   }
 
+  // Matrices take the type of a device's activations, so that its tensor cores serve them all.
+  DType StoredAs(DType file, const Shape& shape) const {
+    const bool convert =
+        !backend_.host_memory() && shape.size() == 2 && backend_.activation_dtype() == DType::kBF16;
+    return convert ? DType::kBF16 : file;
+  }
+
   // A tensor on the backend: the mapped bytes themselves where it can read them.
   Tensor Load(const std::string& name, const Shape& shape) {
     const SafetensorsEntry& entry = Require(name, shape);
-    const DType dtype = *FloatDType(entry.dtype);
+    const DType dtype = *FloatDType(entry.dtype), stored = StoredAs(dtype, shape);
+    if (stored != dtype) {
+      return Upload(FromFloats(ToFloats(entry.data, dtype), stored), stored, shape);
+    }
     const bool aligned = reinterpret_cast<uintptr_t>(entry.data.data()) % SizeOf(dtype) == 0;
     if (!backend_.host_memory() || !aligned) return Upload(entry.data, dtype, shape);
     weights_.bytes_ += static_cast<int64_t>(entry.data.size());
@@ -189,7 +199,8 @@ class WeightsLoader {
       for (size_t c = 0; c < columns; ++c) HadamardInPlace(group + c, rank, columns);
       group += static_cast<size_t>(rank) * columns;
     }
-    return Upload(FromFloats(numbers, dtype), dtype, shape);
+    const DType stored = StoredAs(dtype, shape);
+    return Upload(FromFloats(numbers, stored), stored, shape);
   }
 
   // U ← U Q^T.
@@ -201,7 +212,8 @@ class WeightsLoader {
     for (size_t row = 0; row < static_cast<size_t>(shape[0]); ++row) {
       HadamardInPlace(numbers.data() + row * rank, static_cast<int>(rank), 1);
     }
-    return Upload(FromFloats(numbers, dtype), dtype, shape);
+    const DType stored = StoredAs(dtype, shape);
+    return Upload(FromFloats(numbers, stored), stored, shape);
   }
 
   // The authors' layout has one bias per group; the kernels want one vector.

@@ -79,6 +79,22 @@ __device__ inline float BlockMax(float v, float* scratch) {
   return best;
 }
 
+// A kernel that is launched by LaunchEarly may run while the one before it in the stream ends: what
+// it does ahead of AwaitPrevious must neither read what that one writes nor write anything. Every
+// such kernel awaits, so what lies further back has ended too.
+__device__ inline void AwaitPrevious() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
+// The next kernel, if launched by LaunchEarly, may start once all blocks have called this.
+__device__ inline void AdmitNext() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+
 // Sixteen bytes as numbers.
 template <typename T>
 struct alignas(16) Vec {

@@ -35,4 +35,21 @@ struct Context {
   }
 };
 
+// Launches a kernel that calls AwaitPrevious (common.cuh) before it depends on the one before it.
+template <typename... Parameters, typename... Arguments>
+void LaunchEarly(const Context& context, void (*kernel)(Parameters...), dim3 grid, int threads,
+                 size_t shared_bytes, const char* op, Arguments&&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = context.stream.get();
+  config.attrs = &attribute;
+  config.numAttrs = context.capability >= 90 ? 1 : 0;
+  Check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), op);
+}
+
 }  // namespace palu::cuda

@@ -3,6 +3,8 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cstring>
+#include <map>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -15,8 +17,12 @@ namespace {
 
 constexpr int kOldestCapability = 80;
 
+constexpr size_t kPinnedBytes = 16 << 20;
+constexpr size_t kMaxRecordedSteps = 512;
+
 // The Backend of one NVIDIA GPU: every op is a launch on one stream, so ops run in call order.
-// Copies and Synchronize wait for the stream. One thread at a time calls ops; Allocate and Free are
+// Small copies to the device go through page-locked memory and do not wait; copies to the host and
+// Synchronize wait for the stream. One thread at a time calls ops; Allocate and Free are
 // thread-safe, as cudaMalloc and cudaFree are.
 class CudaBackend : public Backend {
  public:
@@ -37,6 +43,7 @@ class CudaBackend : public Backend {
     context_->max_shared_bytes = properties.sharedMemPerBlockOptin;
     context_->activations = activations;
     context_->plans = std::make_unique<cuda::MatmulPlans>();
+    pinned_ = std::make_unique<cuda::PinnedBuffer>(kPinnedBytes);
     total_bytes_ = properties.totalGlobalMem;
   }
 
@@ -44,6 +51,7 @@ class CudaBackend : public Backend {
   std::string isa() const override { return "sm_" + std::to_string(context_->capability); }
   DType activation_dtype() const override { return context_->activations; }
   bool host_memory() const override { return false; }
+  bool replays_steps() const override { return true; }
 
   Buffer Allocate(size_t bytes) override {
     UseDevice();
@@ -68,11 +76,25 @@ class CudaBackend : public Backend {
   size_t TotalBytes() const override { return total_bytes_; }
 
   void CopyToDevice(void* dst, const void* src, size_t bytes) override {
-    Copy(dst, src, bytes, cudaMemcpyHostToDevice, "copy to device");
+    if (bytes == 0) return;
+    UseDevice();
+    if (bytes > kPinnedBytes / 4) {
+      return Copy(dst, src, bytes, cudaMemcpyHostToDevice, "copy to device");
+    }
+    std::byte* staged = Pinned(bytes);
+    std::memcpy(staged, src, bytes);
+    cuda::Check(cudaMemcpyAsync(dst, staged, bytes, cudaMemcpyHostToDevice, context_->stream.get()),
+                "copy to device");
   }
 
   void CopyToHost(void* dst, const void* src, size_t bytes) override {
-    Copy(dst, src, bytes, cudaMemcpyDeviceToHost, "copy to host");
+    UseDevice();
+    if (bytes > kPinnedBytes / 4) {
+      return Copy(dst, src, bytes, cudaMemcpyDeviceToHost, "copy to host");
+    }
+    std::byte* staged = Pinned(bytes);
+    Copy(staged, src, bytes, cudaMemcpyDeviceToHost, "copy to host");
+    std::memcpy(dst, staged, bytes);
   }
 
   void CopyOnDevice(void* dst, const void* src, size_t bytes) override {
@@ -119,14 +141,31 @@ class CudaBackend : public Backend {
     return context_->scratch.bytes();
   }
 
-  void RunStep(uint64_t, const std::function<void()>& fn) override {
+  // The first step of a key runs as it is, which settles what kernels and plans set up once; the
+  // second records, and from then on the record runs.
+  void RunStep(uint64_t key, const std::function<void()>& fn) override {
     UseDevice();
-    fn();
+    if (key == 0) return fn();
+    if (steps_.count(key) == 0) {
+      if (steps_.size() >= kMaxRecordedSteps) {
+        context_->stream.Synchronize();
+        steps_.clear();
+      }
+      fn();
+      steps_.emplace(key, cuda::Graph());
+      return;
+    }
+    cuda::Graph& graph = steps_[key];
+    if (!graph.defined()) graph = cuda::Graph(context_->stream, fn);
+    graph.Launch(context_->stream);
   }
 
   void Embedding(const EmbeddingArgs& args) override { cuda::Embedding(*context_, args); }
   void RmsNorm(const RmsNormArgs& args) override { cuda::RmsNorm(*context_, args); }
   void Matmul(const MatmulArgs& args) override { cuda::Matmul(*context_, args); }
+  void Matmuls(std::span<const MatmulArgs> products) override {
+    cuda::Matmuls(*context_, products);
+  }
   void Add(const AddArgs& args) override { cuda::Add(*context_, args); }
   void Rope(const RopeArgs& args) override { cuda::Rope(*context_, args); }
   void Hadamard(const HadamardArgs& args) override { cuda::Hadamard(*context_, args); }
@@ -134,7 +173,12 @@ class CudaBackend : public Backend {
     cuda::GatedActivation(*context_, args);
   }
   void Moe(const MoeArgs& args) override { cuda::Moe(*context_, args); }
-  void LatentWrite(const LatentWriteArgs& args) override { cuda::LatentWrite(*context_, args); }
+  void LatentWrite(const LatentWriteArgs& args) override {
+    cuda::LatentWrites(*context_, args, nullptr);
+  }
+  void LatentWrites(const LatentWriteArgs& key, const LatentWriteArgs& value) override {
+    cuda::LatentWrites(*context_, key, &value);
+  }
   void LatentAttention(const LatentAttentionArgs& args) override {
     cuda::LatentAttention(*context_, args);
   }
@@ -147,12 +191,25 @@ class CudaBackend : public Backend {
 
   void Copy(void* dst, const void* src, size_t bytes, cudaMemcpyKind kind, const char* what) {
     if (bytes == 0) return;
-    UseDevice();
     cuda::Check(cudaMemcpyAsync(dst, src, bytes, kind, context_->stream.get()), what);
     context_->stream.Synchronize();
   }
 
+  // Page-locked memory that no copy under way uses.
+  std::byte* Pinned(size_t bytes) {
+    if (pinned_used_ + bytes > kPinnedBytes) {
+      context_->stream.Synchronize();
+      pinned_used_ = 0;
+    }
+    std::byte* place = static_cast<std::byte*>(pinned_->data()) + pinned_used_;
+    pinned_used_ += (bytes + 63) / 64 * 64;
+    return place;
+  }
+
   std::unique_ptr<cuda::Context> context_;
+  std::unique_ptr<cuda::PinnedBuffer> pinned_;
+  size_t pinned_used_ = 0;
+  std::map<uint64_t, cuda::Graph> steps_;
   size_t total_bytes_ = 0;
 };
 

@@ -36,6 +36,43 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
+// Move-only owner of a recorded sequence of launches. Not thread-safe.
+class Graph {
+ public:
+  Graph() = default;
+  // Records what fn launches on the stream, without running it.
+  template <typename Fn>
+  Graph(Stream& stream, Fn&& fn) {
+    Check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), "capture");
+    cudaGraph_t graph = nullptr;
+    try {
+      fn();
+    } catch (...) {
+      cudaStreamEndCapture(stream.get(), &graph);
+      cudaGraphDestroy(graph);
+      throw;
+    }
+    Check(cudaStreamEndCapture(stream.get(), &graph), "end of capture");
+    const cudaError_t error = cudaGraphInstantiate(&executable_, graph, 0);
+    cudaGraphDestroy(graph);
+    Check(error, "graph");
+  }
+  Graph(Graph&& other) noexcept { *this = std::move(other); }
+  Graph& operator=(Graph&& other) noexcept {
+    std::swap(executable_, other.executable_);
+    return *this;
+  }
+  ~Graph() {
+    if (executable_ != nullptr) cudaGraphExecDestroy(executable_);
+  }
+
+  bool defined() const { return executable_ != nullptr; }
+  void Launch(Stream& stream) { Check(cudaGraphLaunch(executable_, stream.get()), "graph launch"); }
+
+ private:
+  cudaGraphExec_t executable_ = nullptr;
+};
+
 // Owner of a timing event. Not thread-safe.
 class Event {
  public:

@@ -10,6 +10,8 @@ template <typename T, typename Fn>
 __global__ void RowsKernel(const T* x, int64_t x_stride, const T* y, int64_t y_stride, T* out,
                            int64_t out_stride, int columns, bool aligned, Fn fn) {
   constexpr int kCount = Vec<T>::kCount;
+  AdmitNext();
+  AwaitPrevious();
   x += blockIdx.x * x_stride;
   y += blockIdx.x * y_stride;
   out += blockIdx.x * out_stride;
@@ -55,11 +57,9 @@ void Rows(Context& context, const Tensor& x, const Tensor& y, const Tensor& out,
     const int columns = x.dim(1);
     const int per_block = 256 * (aligned ? Vec<T>::kCount : 1);
     const dim3 grid(x.dim(0), CeilDiv(columns, per_block));
-    RowsKernel<T><<<grid, 256, 0, context.stream.get()>>>(x.ptr<T>(), x.stride[0], y.ptr<T>(),
-                                                          y.stride[0], out.ptr<T>(), out.stride[0],
-                                                          columns, aligned, fn);
+    LaunchEarly(context, RowsKernel<T, Fn>, grid, 256, 0, op, x.ptr<T>(), x.stride[0], y.ptr<T>(),
+                y.stride[0], out.ptr<T>(), out.stride[0], columns, aligned, fn);
   });
-  CheckLaunch(op);
 }
 
 }  // namespace

@@ -1,5 +1,8 @@
-// Chooses the attention kernel. A step in which every sequence has one query is a decode: its
-// context is split over blocks and the splits are combined. Anything else runs unsplit.
+// Chooses the attention kernels of a step: sequences of one query at its head are decoded (their
+// context is split over blocks and the splits are combined), the rest is prefill. In f32 the
+// general kernel does it all.
+#include <vector>
+
 #include "kernels/cuda/latent_params.cuh"
 
 namespace palu::cuda {
@@ -43,20 +46,64 @@ AttentionParams ParamsOf(const LatentAttentionArgs& args) {
   return p;
 }
 
+// Sequences [first, first + count) of the step; rows of q and out keep their numbers.
+AttentionParams Slice(const AttentionParams& all, int first, int count, int tokens) {
+  AttentionParams part = all;
+  part.cu_seqlens += first;
+  part.context_lens += first;
+  part.block_tables += first * all.table_stride;
+  part.sequences = count;
+  part.tokens = tokens;
+  return part;
+}
+
+void Decode(Context& context, AttentionParams params) {
+  if (!LaunchDecode(context, params)) LaunchGeneral(context, params, true);
+}
+
+// Steps with prompts in them: the lengths decide on the launches.
+void AttendMixed(Context& context, const AttentionParams& params, const HostLengths& lengths) {
+  int decodes = 0;
+  while (decodes < params.sequences && lengths.cu_seqlens[decodes + 1] == decodes + 1) ++decodes;
+  if (decodes > 0) Decode(context, Slice(params, 0, decodes, decodes));
+  if (decodes == params.sequences) return;
+  AttentionParams rest =
+      Slice(params, decodes, params.sequences - decodes, params.tokens - decodes);
+  const HostLengths rest_lengths{lengths.cu_seqlens + decodes, lengths.context_lens + decodes};
+  if (!LaunchPrefill(context, rest, rest_lengths)) LaunchGeneral(context, rest, false);
+}
+
 }  // namespace
 
-size_t AttentionScratchBytes(const Context&, const StepLimits& limits) {
+size_t AttentionScratchBytes(const Context& context, const StepLimits& limits) {
   const size_t one_split = static_cast<size_t>(limits.max_sequences) * limits.max_q_heads *
                            (limits.max_rank + 4) * sizeof(float);
-  return one_split > kPartialBytes ? one_split : kPartialBytes;
+  const size_t decode = one_split > kPartialBytes ? one_split : kPartialBytes;
+  const size_t prefill = PrefillScratchBytes(context, limits);
+  return decode > prefill ? decode : prefill;
 }
 
 void LatentAttention(Context& context, const LatentAttentionArgs& args) {
   if (args.q.dim(0) == 0) return;
   AttentionParams params = ParamsOf(args);
-  const bool decode = params.tokens == params.sequences;
-  if (decode && LaunchDecode(context, params)) return;
-  LaunchGeneral(context, params, decode);
+  if (params.activations == DType::kF32) {
+    return LaunchGeneral(context, params, params.tokens == params.sequences);
+  }
+  if (params.tokens == params.sequences) return Decode(context, params);
+  if (!args.host_cu_seqlens.empty()) {
+    return AttendMixed(context, params,
+                       {args.host_cu_seqlens.data(), args.host_context_lens.data()});
+  }
+  std::vector<int32_t> cu_seqlens(params.sequences + 1), context_lens(params.sequences);
+  const auto fetch = [&](std::vector<int32_t>* to, const int32_t* from) {
+    Check(cudaMemcpyAsync(to->data(), from, to->size() * sizeof(int32_t), cudaMemcpyDeviceToHost,
+                          context.stream.get()),
+          "lengths");
+  };
+  fetch(&cu_seqlens, params.cu_seqlens);
+  fetch(&context_lens, params.context_lens);
+  context.stream.Synchronize();
+  AttendMixed(context, params, {cu_seqlens.data(), context_lens.data()});
 }
 
 }  // namespace palu::cuda

@@ -69,6 +69,17 @@ void LaunchGeneral(Context& context, AttentionParams& params, bool decode);
 // The fast decode kernel; false when it does not serve this shape. latent_decode.cu.
 bool LaunchDecode(Context& context, AttentionParams& params);
 
+// AttentionParams' cu_seqlens and context_lens as the host knows them.
+struct HostLengths {
+  const int32_t* cu_seqlens;
+  const int32_t* context_lens;
+};
+
+// Rebuilds keys and values once, then flash attention; false when it does not serve this shape.
+// latent_prefill.cu.
+bool LaunchPrefill(Context& context, const AttentionParams& params, const HostLengths& lengths);
+size_t PrefillScratchBytes(const Context& context, const StepLimits& limits);
+
 // Scratch memory for partial results of splits that have this many floats each; the number of
 // splits is limited by it.
 inline constexpr size_t kPartialBytes = 64 << 20;

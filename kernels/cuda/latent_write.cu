@@ -1,5 +1,5 @@
-// Quantizes, packs and stores this step's latents: one warp per (token, group). Bound by reading x
-// and writing the packed rows once.
+// Quantizes, packs and stores this step's latents, of keys and values in one launch: one warp per
+// (token, group). Bound by reading x and writing the packed rows once.
 #include <type_traits>
 
 #include "kernels/cuda/latent_view.cuh"
@@ -82,16 +82,29 @@ __device__ void StoreCodes(const X* x, uint8_t* row, __half2* scales, const Segm
   }
 }
 
+// The rows of one projection.
+struct Source {
+  const void* x;
+  int64_t stride;
+  ProjectionView projection;
+};
+
 template <typename X>
-__global__ void WriteKernel(const X* x, int64_t stride, const int64_t* slots, int tokens,
-                            __grid_constant__ const ProjectionView projection, Pool pool) {
+__global__ void WriteKernel(__grid_constant__ const Source key,
+                            __grid_constant__ const Source value, const int64_t* slots, int tokens,
+                            Pool pool) {
   const int token = blockIdx.x * kWarps + threadIdx.x / kWarp;
-  if (token >= tokens || slots[token] < 0) return;
   const int lane = threadIdx.x % kWarp;
-  const SegmentView& segment = projection.groups[blockIdx.y];
+  const bool is_key = static_cast<int>(blockIdx.y) < key.projection.num_groups;
+  const Source& source = is_key ? key : value;
+  const int group = blockIdx.y - (is_key ? 0 : key.projection.num_groups);
+  const SegmentView& segment = source.projection.groups[group];
   int first = 0;
-  for (int g = 0; g < static_cast<int>(blockIdx.y); ++g) first += projection.groups[g].rank;
-  const X* from = x + token * stride + first;
+  for (int g = 0; g < group; ++g) first += source.projection.groups[g].rank;
+  AdmitNext();
+  AwaitPrevious();
+  if (token >= tokens || slots[token] < 0) return;
+  const X* from = static_cast<const X*>(source.x) + token * source.stride + first;
   std::byte* block = pool.data + slots[token] / pool.block_size * pool.block_bytes;
   const int offset = slots[token] % pool.block_size;
   auto* row = reinterpret_cast<uint8_t*>(block) + segment.codes_offset +
@@ -112,19 +125,21 @@ __global__ void WriteKernel(const X* x, int64_t stride, const int64_t* slots, in
 
 }  // namespace
 
-void LatentWrite(Context& context, const LatentWriteArgs& args) {
-  const int tokens = args.x.dim(0);
+void LatentWrites(Context& context, const LatentWriteArgs& key, const LatentWriteArgs* value) {
+  const int tokens = key.x.dim(0);
   if (tokens == 0) return;
-  const Pool pool{args.pool.data, args.pool.block_bytes, args.pool.block_size};
-  const ProjectionView projection = ViewOf(args.projection);
-  const dim3 grid(CeilDiv(tokens, kWarps), projection.num_groups);
-  DispatchActivation(args.x.dtype, [&](auto type) {
-    using X = decltype(type);
-    WriteKernel<X><<<grid, kWarps * kWarp, 0, context.stream.get()>>>(
-        args.x.ptr<X>(), args.x.stride[0], args.slot_mapping.ptr<int64_t>(), tokens, projection,
-        pool);
+  const Pool pool{key.pool.data, key.pool.block_bytes, key.pool.block_size};
+  const auto source_of = [](const LatentWriteArgs& args) {
+    return Source{args.x.data, args.x.stride[0], ViewOf(args.projection)};
+  };
+  const Source keys = source_of(key);
+  const Source values = value != nullptr ? source_of(*value) : Source{};
+  const dim3 grid(CeilDiv(tokens, kWarps),
+                  keys.projection.num_groups + values.projection.num_groups);
+  DispatchActivation(key.x.dtype, [&](auto type) {
+    LaunchEarly(context, WriteKernel<decltype(type)>, grid, kWarps * kWarp, 0, "latent_write", keys,
+                values, key.slot_mapping.ptr<int64_t>(), tokens, pool);
   });
-  CheckLaunch("latent_write");
 }
 
 }  // namespace palu::cuda

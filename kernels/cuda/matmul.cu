@@ -1,6 +1,6 @@
-// out = x W^T. Three paths: a product of few rows reads W once, straight from memory (bound by the
-// bytes of W); larger products of one 16-bit type go to cuBLASLt; any other mix of types goes
-// through a plain tiled kernel with f32 arithmetic.
+// out = x W^T. bf16 products of few rows go to matvec.cu, larger ones of one 16-bit type to
+// cuBLASLt; any other mix of types goes through plain kernels with f32 arithmetic.
+#include <algorithm>
 #include <type_traits>
 
 #include "kernels/cuda/common.cuh"
@@ -153,6 +153,7 @@ void LaunchOwn(Context& context, const MatmulArgs& args) {
 void Matmul(Context& context, const MatmulArgs& args) {
   const int64_t rows = args.x.dim(0);
   if (rows == 0) return;
+  if (MatvecServes(args)) return Matvec(context, {&args, 1});
   const bool own = rows <= kFewRows || args.x.dtype != args.weight.dtype ||
                    args.x.dtype == DType::kF32 || !Aligned(args.x) || !Aligned(args.weight) ||
                    !Aligned(args.out);
@@ -167,8 +168,7 @@ void Matmul(Context& context, const MatmulArgs& args) {
     CheckLaunch("matmul");
     return;
   }
-  context.plans->Run(args.x, args.weight, args.out, args.accumulate, context.stream.get());
-  if (!args.bias.defined()) return;
+  if (context.plans->Run(args, context.stream.get())) return;
   const int columns = args.out.dim(1);
   DispatchActivation(args.out.dtype, [&](auto out) {
     using Out = decltype(out);
@@ -176,6 +176,14 @@ void Matmul(Context& context, const MatmulArgs& args) {
         args.out.ptr<Out>(), args.out.stride[0], args.bias.data, args.bias.dtype, columns);
   });
   CheckLaunch("matmul bias");
+}
+
+void Matmuls(Context& context, std::span<const MatmulArgs> products) {
+  const bool together = std::all_of(products.begin(), products.end(), [&](const MatmulArgs& args) {
+    return MatvecServes(args) && args.x.data == products[0].x.data;
+  });
+  if (together && products[0].x.dim(0) > 0) return Matvec(context, products);
+  for (const MatmulArgs& args : products) Matmul(context, args);
 }
 
 }  // namespace palu::cuda

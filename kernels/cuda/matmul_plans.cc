@@ -7,6 +7,7 @@ namespace palu::cuda {
 namespace {
 
 constexpr size_t kWorkspaceBytes = 32 << 20;
+constexpr size_t kMaxPlans = 1024;
 
 void CheckLt(cublasStatus_t status, const char* what) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
@@ -35,21 +36,28 @@ MatmulPlans::MatmulPlans() : workspace_(kWorkspaceBytes) {
 }
 
 MatmulPlans::~MatmulPlans() {
+  Clear();
+  cublasLtDestroy(handle_);
+}
+
+void MatmulPlans::Clear() {
   for (auto& [key, plan] : plans_) {
     cublasLtMatrixLayoutDestroy(plan.a);
     cublasLtMatrixLayoutDestroy(plan.b);
     cublasLtMatrixLayoutDestroy(plan.c);
     cublasLtMatmulDescDestroy(plan.op);
   }
-  cublasLtDestroy(handle_);
+  plans_.clear();
 }
 
-const MatmulPlans::Plan& MatmulPlans::Find(const Tensor& x, const Tensor& weight,
-                                           const Tensor& out) {
-  const Key key{x.dim(0),         weight.dim(0), weight.dim(1), x.stride[0],
-                weight.stride[0], out.stride[0], x.dtype,       out.dtype};
+MatmulPlans::Plan& MatmulPlans::Find(const Tensor& x, const Tensor& weight, const Tensor& out,
+                                     bool bias) {
+  const Key key{x.dim(0),      weight.dim(0), weight.dim(1), x.stride[0], weight.stride[0],
+                out.stride[0], x.dtype,       out.dtype,     bias};
   const auto found = plans_.find(key);
   if (found != plans_.end()) return found->second;
+  // Prompts come in any number of tokens.
+  if (plans_.size() >= kMaxPlans) Clear();
 
   Plan plan;
   CheckLt(cublasLtMatmulDescCreate(&plan.op, CUBLAS_COMPUTE_32F, CUDA_R_32F), "descriptor");
@@ -60,6 +68,17 @@ const MatmulPlans::Plan& MatmulPlans::Find(const Tensor& x, const Tensor& weight
   plan.a = LayoutOf(weight);
   plan.b = LayoutOf(x);
   plan.c = LayoutOf(out);
+  Choose(bias, &plan);
+  return plans_.emplace(key, plan).first->second;
+}
+
+void MatmulPlans::Choose(bool bias, Plan* plan) {
+  if (bias) {
+    const cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
+    CheckLt(cublasLtMatmulDescSetAttribute(plan->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                           sizeof(epilogue)),
+            "epilogue");
+  }
   cublasLtMatmulPreference_t preference = nullptr;
   CheckLt(cublasLtMatmulPreferenceCreate(&preference), "preference");
   const size_t bytes = workspace_.bytes();
@@ -69,23 +88,29 @@ const MatmulPlans::Plan& MatmulPlans::Find(const Tensor& x, const Tensor& weight
   cublasLtMatmulHeuristicResult_t result{};
   int count = 0;
   const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
-      handle_, plan.op, plan.a, plan.b, plan.c, plan.c, preference, 1, &result, &count);
+      handle_, plan->op, plan->a, plan->b, plan->c, plan->c, preference, 1, &result, &count);
   cublasLtMatmulPreferenceDestroy(preference);
   CheckLt(status, "heuristic");
   if (count == 0) throw std::runtime_error("cuda matmul: cuBLASLt knows no algorithm for a shape");
-  plan.algo = result.algo;
-  return plans_.emplace(key, plan).first->second;
+  plan->algo = result.algo;
 }
 
-void MatmulPlans::Run(const Tensor& x, const Tensor& weight, const Tensor& out, bool accumulate,
-                      cudaStream_t stream) {
-  const Plan& plan = Find(x, weight, out);
+bool MatmulPlans::Run(const MatmulArgs& args, cudaStream_t stream) {
+  const bool bias =
+      args.bias.defined() && args.bias.dtype == args.out.dtype && args.out.dtype != DType::kF32;
+  Plan& plan = Find(args.x, args.weight, args.out, bias);
+  if (bias) {
+    CheckLt(cublasLtMatmulDescSetAttribute(plan.op, CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                                           &args.bias.data, sizeof(args.bias.data)),
+            "bias");
+  }
   const float alpha = 1.0f;
-  const float beta = accumulate ? 1.0f : 0.0f;
-  CheckLt(cublasLtMatmul(handle_, plan.op, &alpha, weight.data, plan.a, x.data, plan.b, &beta,
-                         out.data, plan.c, out.data, plan.c, &plan.algo, workspace_.data(),
-                         workspace_.bytes(), stream),
+  const float beta = args.accumulate ? 1.0f : 0.0f;
+  CheckLt(cublasLtMatmul(handle_, plan.op, &alpha, args.weight.data, plan.a, args.x.data, plan.b,
+                         &beta, args.out.data, plan.c, args.out.data, plan.c, &plan.algo,
+                         workspace_.data(), workspace_.bytes(), stream),
           "matmul");
+  return bias || !args.bias.defined();
 }
 
 }  // namespace palu::cuda

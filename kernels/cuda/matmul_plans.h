@@ -20,20 +20,22 @@ class MatmulPlans {
   MatmulPlans(const MatmulPlans&) = delete;
   MatmulPlans& operator=(const MatmulPlans&) = delete;
 
-  // out = x weight^T (+ out). x [T, K] and weight [N, K] both bf16 or both f16, out [T, N] of that
-  // type or f32. The bias is the caller's.
-  void Run(const Tensor& x, const Tensor& weight, const Tensor& out, bool accumulate,
-           cudaStream_t stream);
+  // x and weight both bf16 or both f16, out of that type or f32. False when the bias is left to the
+  // caller: the library adds one of the output's own 16-bit type only.
+  bool Run(const MatmulArgs& args, cudaStream_t stream);
 
  private:
-  // Everything that the choice of algorithm may depend on: T, N, K, leading dimensions, types.
-  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, DType, DType>;
+  // Everything that the choice of algorithm may depend on: T, N, K, leading dimensions, types,
+  // bias.
+  using Key = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, DType, DType, bool>;
   struct Plan {
     cublasLtMatmulDesc_t op = nullptr;
     cublasLtMatrixLayout_t a = nullptr, b = nullptr, c = nullptr;
     cublasLtMatmulAlgo_t algo{};
   };
-  const Plan& Find(const Tensor& x, const Tensor& weight, const Tensor& out);
+  Plan& Find(const Tensor& x, const Tensor& weight, const Tensor& out, bool bias);
+  void Choose(bool bias, Plan* plan);
+  void Clear();
 
   cublasLtHandle_t handle_ = nullptr;
   DeviceBuffer workspace_;

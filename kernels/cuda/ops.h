@@ -14,10 +14,16 @@ void Hadamard(Context& context, const HadamardArgs& args);
 void Add(Context& context, const AddArgs& args);
 void GatedActivation(Context& context, const GatedActivationArgs& args);
 void Matmul(Context& context, const MatmulArgs& args);
+void Matmuls(Context& context, std::span<const MatmulArgs> products);
 void Moe(Context& context, const MoeArgs& args);
-void LatentWrite(Context& context, const LatentWriteArgs& args);
+// Keys and, unless null, values of the same tokens and pool.
+void LatentWrites(Context& context, const LatentWriteArgs& key, const LatentWriteArgs* value);
 void LatentAttention(Context& context, const LatentAttentionArgs& args);
 void Sample(Context& context, const SampleArgs& args);
+
+// Products of one x of at most sixteen rows in one launch, where each is served. matvec.cu.
+bool MatvecServes(const MatmulArgs& args);
+void Matvec(Context& context, std::span<const MatmulArgs> products);
 
 // Bytes of scratch memory that each op needs at these limits.
 size_t MoeScratchBytes(const StepLimits& limits);

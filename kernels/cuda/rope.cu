@@ -5,12 +5,15 @@
 namespace palu::cuda {
 namespace {
 
-// One block per token; a thread turns one pair of one head at a time.
+// A token's pairs are shared by gridDim.y blocks; a thread turns one pair at a time.
 template <typename T>
 __global__ void RopeKernel(T* x, int64_t token_stride, int64_t head_stride, int heads, int half,
                            const int32_t* positions, const float* cos_sin) {
+  AdmitNext();
+  AwaitPrevious();
   const float* angles = cos_sin + static_cast<int64_t>(positions[blockIdx.x]) * 2 * half;
-  for (int i = threadIdx.x; i < heads * half; i += blockDim.x) {
+  const int step = gridDim.y * blockDim.x;
+  for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < heads * half; i += step) {
     const int dim = i % half;
     T* head = x + blockIdx.x * token_stride + i / half * head_stride;
     const float c = angles[dim];
@@ -53,11 +56,12 @@ void Rope(Context& context, const RopeArgs& args) {
   const int half = args.cos_sin.dim(1) / 2;
   DispatchActivation(args.x.dtype, [&](auto type) {
     using T = decltype(type);
-    RopeKernel<T><<<args.x.dim(0), 256, 0, context.stream.get()>>>(
-        args.x.ptr<T>(), args.x.stride[0], args.x.stride[1], args.x.dim(1), half,
-        args.positions.ptr<int32_t>(), args.cos_sin.ptr<float>());
+    const int heads = args.x.dim(1);
+    const dim3 grid(args.x.dim(0), CeilDiv(heads * half, 4 * 256));
+    LaunchEarly(context, RopeKernel<T>, grid, 256, 0, "rope", args.x.ptr<T>(), args.x.stride[0],
+                args.x.stride[1], heads, half, args.positions.ptr<int32_t>(),
+                args.cos_sin.ptr<float>());
   });
-  CheckLaunch("rope");
 }
 
 void Hadamard(Context& context, const HadamardArgs& args) {

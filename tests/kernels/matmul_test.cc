@@ -57,6 +57,34 @@ TEST_P(MatmulTest, AddsBiasAndAccumulates) {
   }
 }
 
+// Several products of one input, for row counts on both sides of the limits of special kernels.
+TEST_P(MatmulTest, ProductsOfOneInput) {
+  Random random(5);
+  for (const int64_t depth : {64, 1000, 2056}) {
+    for (const int64_t rows : {1, 5, 8, 9, 16, 17}) {
+      SCOPED_TRACE(testing::Message() << rows << " rows, depth " << depth);
+      const std::vector<double> x = AsActivations(*backend_, random.Normal(rows * depth));
+      const Tensor input = arrays_.PutActivations(x, {rows, depth});
+      std::vector<MatmulArgs> products;
+      std::vector<std::vector<double>> wanted;
+      for (const int64_t cols : {40, 3, 130, 16, 17}) {
+        const std::vector<double> w = reference::Rounded(DType::kBF16, random.Normal(cols * depth));
+        const bool floats = cols == 130;
+        products.push_back({.x = input,
+                            .weight = arrays_.Put(DType::kBF16, w, {cols, depth}),
+                            .bias = {},
+                            .out = floats ? arrays_.NewFloats({rows, cols})
+                                          : arrays_.NewActivations({rows, cols})});
+        wanted.push_back(reference::Matmul(x, w, rows, depth, cols));
+      }
+      backend_->Matmuls(products);
+      for (size_t i = 0; i < products.size(); ++i) {
+        ExpectClose(arrays_.Get(products[i].out), wanted[i], Tolerance(*backend_));
+      }
+    }
+  }
+}
+
 // Operands are views into wider arrays; what lies between their rows stays as it was.
 TEST_P(MatmulTest, HonoursStrides) {
   Random random(3);

@@ -47,6 +47,13 @@ void ExpectGolden(const std::string& directory, const std::string& golden,
 
 TEST(Classics, Golden) { ExpectGolden(Bundled(), Golden("classics-14m"), {.max_context = 1024}); }
 
+TEST(ClassicsOnCuda, GoldenInF32) {
+  const std::string why = WhyNoCuda();
+  if (!why.empty()) GTEST_SKIP() << why;
+  ExpectGolden(Bundled(), Golden("classics-14m"),
+               {.device = "cuda:0", .cuda_activations = "f32", .max_context = 1024});
+}
+
 class ClassicsIsa : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(ClassicsIsa, Golden) {

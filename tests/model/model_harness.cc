@@ -14,6 +14,7 @@ ModelHarness::ModelHarness(const std::string& directory, const HarnessOptions& o
   EngineOptions engine;
   engine.device = options.device;
   engine.cpu_isa = options.isa;
+  engine.cuda_activations = options.cuda_activations;
   engine.max_sequences = options.sequences;
   engine.step_tokens = options.step_tokens;
   CacheOptions cache;
@@ -114,6 +115,17 @@ std::vector<float> ModelHarness::Score(int sequence, const std::vector<int32_t>&
     for (const OutputToken& token : runner_->Run(batch).tokens) scores.push_back(token.logprob);
   }
   return scores;
+}
+
+std::string WhyNoCuda() {
+  BackendOptions backend;
+  backend.device = "cuda:0";
+  try {
+    CreateBackend(backend);
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return "";
 }
 
 std::vector<std::vector<float>> GoldenRows(const std::string& file, const std::string& name) {

@@ -16,6 +16,7 @@ struct HarnessOptions {
   std::string rotation = "auto";
   std::string isa = "auto";
   std::string device = "cpu";
+  std::string cuda_activations = "bf16";
   int max_context = 0;  // 0: the model's
   int sequences = 2;
   int step_tokens = 512;
@@ -51,6 +52,9 @@ class ModelHarness {
   std::vector<std::vector<int32_t>> tables_;  // shuffled, all blocks of a full-length sequence
   SamplingParams greedy_;
 };
+
+// Why there is no cuda:0; empty where there is one.
+std::string WhyNoCuda();
 
 // [rows, columns] of a golden file as rows.
 std::vector<std::vector<float>> GoldenRows(const std::string& file, const std::string& name);

@@ -60,7 +60,7 @@ Choice Dense(const MatrixD& metric, const VectorD& energy, int head_dim, LatentF
   for (Eigen::Index head = 0; head < heads; ++head) {
     const double trace = metric.diagonal().segment(head * head_dim, head_dim).sum();
     const double mean = energy.segment(head * head_dim, head_dim).mean();
-    choice.predicted.coding += 0.5 * trace * mean * CodingVariance(head_dim, format);
+    choice.predicted.dense_coding += 0.5 * trace * mean * CodingVariance(head_dim, format);
   }
   return choice;
 }
@@ -72,7 +72,8 @@ void Prune(std::vector<Choice>* choices) {
   for (const Choice& choice : *choices) {
     const bool beaten = std::any_of(kept.begin(), kept.end(), [&](const Choice& other) {
       return other.predicted.cut <= choice.predicted.cut &&
-             other.predicted.coding <= choice.predicted.coding;
+             other.predicted.coding <= choice.predicted.coding &&
+             other.predicted.dense_coding <= choice.predicted.dense_coding;
     });
     if (!beaten) kept.push_back(choice);
   }
@@ -80,7 +81,7 @@ void Prune(std::vector<Choice>* choices) {
 }
 
 // Whole ranks in few bits, and fractions of the ranks in 16 bits.
-std::vector<Choice> Probes(const ProjectionFactors& factors, int head_dim) {
+std::vector<Choice> Probes(const ProjectionFactors& factors, int head_dim, const Choice& dense) {
   const int blocks =
       static_cast<int>(factors.groups.size()) * (factors.width / RankBlock(factors.width));
   const auto coded = [&](LatentFormat format) {
@@ -91,7 +92,7 @@ std::vector<Choice> Probes(const ProjectionFactors& factors, int head_dim) {
     return LowRank(factors, head_dim, std::max(least, static_cast<int>(std::lround(kept * blocks))),
                    LatentFormat::kF16);
   };
-  return {cut(0.5),  coded(LatentFormat::kInt4), cut(0.3), coded(LatentFormat::kInt3),
+  return {cut(0.5),  coded(LatentFormat::kInt4), dense,    cut(0.3), coded(LatentFormat::kInt3),
           cut(0.75), coded(LatentFormat::kInt2), cut(0.15)};
 }
 
@@ -113,10 +114,12 @@ std::vector<ChoiceList> MakeChoices(F32Model* model, const Statistics& statistic
       const VectorD energy = (weight * s.input).cwiseProduct(weight).rowwise().sum();
       const int width = f.width;
       const int groups = static_cast<int>(f.groups.size());
-      ChoiceList list{layer, key, {}, Probes(f, config.head_dim)};
+      const auto dense = [&](LatentFormat format) {
+        return Dense(key ? s.key_gradient : s.value_gradient, energy, config.head_dim, format);
+      };
+      ChoiceList list{layer, key, {}, Probes(f, config.head_dim, dense(LatentFormat::kInt4))};
       for (const LatentFormat format : formats) {
-        list.choices.push_back(
-            Dense(key ? s.key_gradient : s.value_gradient, energy, config.head_dim, format));
+        list.choices.push_back(dense(format));
         for (int blocks = groups; blocks <= groups * (width / RankBlock(width)); ++blocks) {
           list.choices.push_back(LowRank(f, config.head_dim, blocks, format));
         }

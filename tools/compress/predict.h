@@ -7,10 +7,10 @@
 
 namespace palu {
 
-// Increase of the mean loss per token, nats, to second order: cutting ranks, and coding what is
-// kept. The two are apart because a search corrects them apart.
+// Increase of the mean loss per token, nats, to second order: cutting ranks, coding what is kept,
+// coding whole heads. They are apart because a search corrects them apart.
 struct PredictedLoss {
-  double cut = 0, coding = 0;
+  double cut = 0, coding = 0, dense_coding = 0;
 };
 
 // One way to store one projection of one layer.
@@ -26,8 +26,8 @@ struct ChoiceList {
   bool key = true;
   // Ordered by bytes. None has fewer bytes than another and less predicted loss of both kinds.
   std::vector<Choice> choices;
-  // To learn by how the measured loss depends on the predicted one, most telling first: some cut
-  // and not coded, some coded and not cut.
+  // To learn by how the measured loss depends on the predicted one, most telling first; each has
+  // one kind of loss.
   std::vector<Choice> probes;
 };
 

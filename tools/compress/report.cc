@@ -145,7 +145,9 @@ nlohmann::json ReportJson(const CompressOptions& options, const CompressSummary&
   }
   json["responses"] = nlohmann::json::array();
   for (const Response& r : summary.responses) {
-    json["responses"].push_back({{"cut", CurveJson(r.cut)}, {"coding", CurveJson(r.coding)}});
+    json["responses"].push_back({{"cut", CurveJson(r.cut)},
+                                 {"coding", CurveJson(r.coding)},
+                                 {"dense_coding", CurveJson(r.dense_coding)}});
   }
   if (summary.experts > 0) {
     json["experts"] = {{"all", summary.experts}, {"unseen", summary.unseen_experts}};
@@ -175,8 +177,9 @@ std::vector<Response> ReadResponses(const std::string& path, int layers) {
   std::vector<Response> responses;
   for (const Json& entry : list) {
     const JsonObject object(entry, file, "responses");
-    responses.push_back(
-        {ReadCurve(object.Array("cut"), file), ReadCurve(object.Array("coding"), file)});
+    responses.push_back({ReadCurve(object.Array("cut"), file),
+                         ReadCurve(object.Array("coding"), file),
+                         ReadCurve(object.Array("dense_coding"), file)});
   }
   return responses;
 }

@@ -26,10 +26,10 @@ class ResponseCurve {
 
 // Of one projection. Cutting and coding add up.
 struct Response {
-  ResponseCurve cut, coding;
+  ResponseCurve cut, coding, dense_coding;
 
   double operator()(const PredictedLoss& predicted) const {
-    return cut(predicted.cut) + coding(predicted.coding);
+    return cut(predicted.cut) + coding(predicted.coding) + dense_coding(predicted.dense_coding);
   }
 };
 

@@ -206,12 +206,9 @@ void PlanSearch::LearnResponses() {
         reference_ = PlanKey(base);
       }
       const double kl = MeasurePlan(plan).kl;
-      if (probe.predicted.coding > 0) {
-        responses_[i].coding.Add(probe.predicted.coding,
-                                 kl - responses_[i].cut(probe.predicted.cut));
-      } else {
-        responses_[i].cut.Add(probe.predicted.cut, kl);
-      }
+      responses_[i].cut.Add(probe.predicted.cut, kl);
+      responses_[i].coding.Add(probe.predicted.coding, kl);
+      responses_[i].dense_coding.Add(probe.predicted.dense_coding, kl);
       if (options_.progress) options_.progress({asked_, options_.max_evaluations, 0, 0});
     }
   }

@@ -15,9 +15,11 @@ constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kOutputs = 16;  // rows of W per block
 constexpr int kDepth = 64;    // numbers of depth that a warp copies at a time
-constexpr int kStages = 6;    // of the ring: with one being used, 10 KiB per warp are on their way
 constexpr int kStageBytes = kOutputs * kDepth * 2;
-constexpr int kSharedBytes = kWarps * kStages * kStageBytes;
+// Stages of the ring. Where the blocks outnumber two per multiprocessor, three of fewer stages
+// serve better: they run at once, or wait for less.
+constexpr int kFewStages = 4;
+constexpr int kManyStages = 6;
 constexpr int kMaxParts = 4;
 constexpr int kMaxRows = 16;
 
@@ -111,7 +113,7 @@ __device__ void Store(const Part& part, int row, int output, float value) {
 }
 
 // kTiles: tiles of eight rows of x.
-template <int kTiles>
+template <int kTiles, int kStages>
 __global__ void __launch_bounds__(kThreads) MatvecKernel(__grid_constant__ const MatvecParams p) {
   extern __shared__ __align__(128) char memory[];
   int index = 0;
@@ -217,10 +219,18 @@ void Matvec(Context& context, std::span<const MatmulArgs> products) {
                           .accumulate = args.accumulate};
       blocks += CeilDiv(args.weight.dim(0), kOutputs);
     }
-    const auto kernel = p.rows <= 8 ? MatvecKernel<1> : MatvecKernel<2>;
-    Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes),
-          "matvec");
-    LaunchEarly(context, kernel, dim3(blocks), kThreads, kSharedBytes, "matvec", p);
+    const auto launch = [&](auto kernel, int stages) {
+      const int bytes = kWarps * stages * kStageBytes;
+      Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+            "matvec");
+      LaunchEarly(context, kernel, dim3(blocks), kThreads, bytes, "matvec", p);
+    };
+    if (blocks > 2 * context.multiprocessors) {
+      launch(p.rows <= 8 ? MatvecKernel<1, kFewStages> : MatvecKernel<2, kFewStages>, kFewStages);
+    } else {
+      launch(p.rows <= 8 ? MatvecKernel<1, kManyStages> : MatvecKernel<2, kManyStages>,
+             kManyStages);
+    }
     products = products.subspan(p.count);
   }
 }

@@ -51,6 +51,10 @@ class PackageTest(unittest.TestCase):
     def setUpClass(cls):
         need("cpack", "dpkg", "dpkg-deb", "dpkg-shlibdeps")
         cls.folder = tempfile.mkdtemp(prefix="palu-package-")
+        with open(os.path.join(BUILD, "CMakeCache.txt"), encoding="utf-8") as file:
+            if "\nCMAKE_INSTALL_PREFIX:PATH=/usr\n" not in file.read():
+                # Builds for tests have CMake's own prefix; packages are for /usr.
+                run("cmake", "-DCMAKE_INSTALL_PREFIX=/usr", BUILD)
         run("cpack", "-B", cls.folder, cwd=BUILD)
         cls.root = os.path.join(cls.folder, "root")
         os.makedirs(os.path.join(cls.root, "var/lib/dpkg/updates"))

@@ -38,7 +38,7 @@ VALUES = {
              "autoscaling": {"enabled": True}, "inferencePool": {"enabled": True},
              "env": [{"name": "PALU_LOG_LEVEL", "value": "debug"}], "nodeSelector": {"a": "b"},
              "tolerations": [{"key": "k", "operator": "Exists"}],
-             "config": {"engine": {"max_sequences": 128}}, "podAnnotations": {"x": "y"},
+             "config": {"engine": {"max_sequences": 128}}, "apiKeysSecret": "palu-keys", "podAnnotations": {"x": "y"},
              "networkPolicy": {"from": [{"namespaceSelector": {}}]}},
             {"PodMonitor", "ScaledObject", "InferencePool"}),
     "service monitor": ({"monitor": {"kind": "ServiceMonitor"},
@@ -198,6 +198,13 @@ class RenderTest(Checks):
             self.assertEqual(server["resources"]["limits"]["nvidia.com/gpu"], 1)
             self.assertTrue(server["image"].endswith("-cuda"))
             self.assertIn("PersistentVolumeClaim", [d["kind"] for d in documents])
+
+    def test_keys_come_from_a_secret(self):
+        pod = of_kind(chart(VALUES["all"][0]), "Deployment")["spec"]["template"]["spec"]
+        (found,) = [e for e in pod["containers"][0]["env"] if e["name"] == "PALU_SECURITY_API_KEYS"]
+        self.assertEqual(found["valueFrom"], {"secretKeyRef": {"name": "palu-keys", "key": "keys"}})
+        # The name is that of a setting.
+        self.assertIn("`PALU_SECURITY_API_KEYS`", read("docs", "configuration.md"))
 
     def test_the_charts_script_is_the_overlays(self):
         self.assertEqual(read("deploy/helm/palu-server/files/fetch-model.sh"),

@@ -324,6 +324,13 @@ std::vector<ConfigKey> HttpKeys() {
                "Time for a client to take what is sent; then the connection is closed."),
       Duration("http.sse_keepalive", milliseconds(100), PALU_FIELD(http.sse_keepalive),
                "Silence in an event stream after which a comment line is sent."),
+      Duration("http.slow_request", milliseconds(0), PALU_FIELD(http.slow_request),
+               "Requests that take this long are logged as warnings, with where the time went. 0: "
+               "none."),
+      Bool("http.log_prompts", PALU_FIELD(http.log_prompts),
+           "Whether the log shows the bodies of generating requests, prompts included."),
+      Bool("http.debug", PALU_FIELD(http.debug),
+           "Whether GET /debug/engine shows the scheduler's state."),
       List("http.cors_origins", PALU_FIELD(http.cors_origins),
            "Origins whose pages may call the server; \"*\": any; empty: no CORS headers."),
   };
@@ -347,6 +354,13 @@ std::vector<ConfigKey> OtherKeys() {
               PALU_FIELD(security.max_requests_per_key),
               "Requests that one key may have running at once; more are refused with 429. 0: no "
               "limit."),
+      Text("tls.cert_file", PALU_FIELD(tls.cert_file),
+           "PEM file with the certificate and its chain, for HTTP and gRPC; read again when it "
+           "changes and at SIGHUP. Empty: no TLS."),
+      Text("tls.key_file", PALU_FIELD(tls.key_file), "PEM file with the certificate's key."),
+      Text("tls.client_ca_file", PALU_FIELD(tls.client_ca_file),
+           "PEM file with certificates that sign those of clients, which then have to show one. "
+           "Empty: clients need none."),
       Choice("log.level", {"trace", "debug", "info", "warning", "error", "off"},
              PALU_FIELD(log.level), "Least important level that is logged."),
       Choice("log.format", {"text", "json"}, PALU_FIELD(log.format),
@@ -400,6 +414,7 @@ std::string SectionHelp(std::string_view section) {
   if (section == "http") return "The OpenAI-compatible HTTP interface.";
   if (section == "grpc") return "The gRPC interface.";
   if (section == "security") return "Who may ask.";
+  if (section == "tls") return "TLS of both ports.";
   if (section == "log") return "What is logged, on standard error.";
   return "How the server stops.";
 }

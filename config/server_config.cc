@@ -68,7 +68,7 @@ std::string SuggestSection(const std::string& name) {
   for (const ConfigKey& key : ConfigTable()) sections.push_back(key.section());
   const std::string nearest = Nearest(name, sections);
   return nearest.empty()
-             ? ", expected one of model, cache, engine, http, grpc, security, log, shutdown"
+             ? ", expected one of model, cache, engine, http, grpc, security, tls, log, shutdown"
              : "; did you mean " + nearest + "?";
 }
 
@@ -238,6 +238,13 @@ void CheckCombinations(const ServerConfig& config) {
   if (config.grpc.enabled && config.grpc.port != 0 && config.grpc.port == config.http.port) {
     throw ConfigError("grpc.port: found " + std::to_string(config.grpc.port) +
                       ", which is http.port too, expected another port");
+  }
+  if (config.tls.cert_file.empty() != config.tls.key_file.empty()) {
+    throw ConfigError("tls.key_file: found \"" + Printable(config.tls.key_file) +
+                      "\", expected a file exactly where tls.cert_file is one");
+  }
+  if (!config.tls.client_ca_file.empty() && config.tls.cert_file.empty()) {
+    throw ConfigError("tls.client_ca_file: found a file, expected tls.cert_file to be set too");
   }
   if (config.engine.step_tokens < config.engine.max_sequences) {
     throw ConfigError("engine.step_tokens: found " + std::to_string(config.engine.step_tokens) +

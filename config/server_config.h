@@ -32,6 +32,9 @@ struct HttpConfig {
   std::chrono::milliseconds idle_timeout{75'000};   // kept-alive connection without a request
   std::chrono::milliseconds write_timeout{60'000};  // client that does not read
   std::chrono::milliseconds sse_keepalive{15'000};  // comment line after so much silence
+  std::chrono::milliseconds slow_request{0};        // logged as a warning from here on; 0: never
+  bool log_prompts = false;                         // request bodies in the log
+  bool debug = false;                               // GET /debug/engine
   std::vector<std::string> cors_origins = {"*"};    // allowed origins; empty: no CORS headers
 };
 
@@ -47,6 +50,13 @@ struct SecurityConfig {
   std::vector<std::string> api_keys;  // bearer keys; with those of the file. None: all may ask
   std::string api_keys_file;          // a key per line, # comments; empty: none
   int max_requests_per_key = 0;       // at once; 0: no limit
+};
+
+// Of both ports. PEM files; read again when they change.
+struct TlsConfig {
+  std::string cert_file;       // certificate and chain; empty: no TLS
+  std::string key_file;        // its private key
+  std::string client_ca_file;  // clients must show a certificate of these; empty: they need none
 };
 
 struct LogConfig {
@@ -65,6 +75,7 @@ struct ServerConfig {
   EngineOptions engine;
   CacheOptions cache;
   SecurityConfig security;
+  TlsConfig tls;
   LogConfig log;
   ShutdownConfig shutdown;
 };

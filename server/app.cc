@@ -13,6 +13,16 @@ namespace {
 // What is left at the end may still be written out for so long.
 constexpr auto kFlushTime = std::chrono::milliseconds(2000);
 
+// When the files that there are were last written.
+std::vector<std::filesystem::file_time_type> TlsTimes(const TlsConfig& tls) {
+  std::vector<std::filesystem::file_time_type> times;
+  for (const std::string& file : {tls.cert_file, tls.key_file, tls.client_ca_file}) {
+    std::error_code ignored;
+    if (!file.empty()) times.push_back(std::filesystem::last_write_time(file, ignored));
+  }
+  return times;
+}
+
 }  // namespace
 
 class App::Loader {
@@ -34,9 +44,11 @@ App::App(const ServerConfig& config)
       keys_(config.security),
       pool_(config.http.text_threads),
       api_(config_.http, &state_, &pool_, &grpc_counters_, &keys_) {
-  http_ = std::make_unique<HttpServer>(config_.http, &api_);
+  http_ = std::make_unique<HttpServer>(config_.http, &api_, config_.tls);
+  tls_times_ = TlsTimes(config_.tls);
   if (config_.grpc.enabled) {
-    grpc_ = std::make_unique<GrpcServer>(config_.grpc, &state_, &pool_, &grpc_counters_, &keys_);
+    grpc_ = std::make_unique<GrpcServer>(config_.grpc, config_.tls, &state_, &pool_,
+                                         &grpc_counters_, &keys_);
   }
   http_->Start();
   spdlog::info("HTTP on {}:{}", config_.http.address, http_->port());
@@ -79,7 +91,19 @@ void App::Reload(const SecurityConfig& config) {
   if (keys_.size() > 0) spdlog::info("{} API keys", keys_.size());
 }
 
+void App::ReloadTls() {
+  if (config_.tls.cert_file.empty()) return;
+  tls_times_ = TlsTimes(config_.tls);
+  try {
+    http_->ReloadTls(config_.tls);
+    spdlog::info("TLS certificates were read again");
+  } catch (const ConfigError& error) {
+    spdlog::error("the TLS certificate stays as it was: {}", error.what());
+  }
+}
+
 void App::PollFiles() {
+  if (TlsTimes(config_.tls) != tls_times_) ReloadTls();
   if (!keys_.FileChanged()) return;
   try {
     Reload(SecurityConfig(security_));

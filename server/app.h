@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -57,6 +58,8 @@ class App {
 
   // Takes keys from settings that were read again. Throws ConfigError; the old ones stay then.
   void Reload(const SecurityConfig& config);
+  // The HTTP port's certificate, likewise; gRPC watches the files by itself.
+  void ReloadTls();
   // Notices files that have changed; to be called now and then.
   void PollFiles();
 
@@ -79,7 +82,8 @@ class App {
   std::unique_ptr<LoadedModel> model_;
   std::unique_ptr<Loader> loader_;
   std::unique_ptr<HttpServer> http_;
-  std::unique_ptr<GrpcServer> grpc_;  // null when switched off
+  std::vector<std::filesystem::file_time_type> tls_times_;  // of the files, when read last
+  std::unique_ptr<GrpcServer> grpc_;                        // null when switched off
 };
 
 }  // namespace palu

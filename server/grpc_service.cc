@@ -4,6 +4,9 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/security/tls_certificate_provider.h>
+#include <grpcpp/security/tls_credentials_options.h>
 #include <spdlog/spdlog.h>
 
 #include <functional>
@@ -120,6 +123,20 @@ class Service final : public v1::InferenceService::CallbackService {
   GrpcShared* const shared_;
 };
 
+std::shared_ptr<grpc::ServerCredentials> Credentials(const TlsConfig& tls) {
+  if (tls.cert_file.empty()) return grpc::InsecureServerCredentials();
+  constexpr unsigned kRefreshSeconds = 1;
+  grpc::experimental::TlsServerCredentialsOptions options(
+      std::make_shared<grpc::experimental::FileWatcherCertificateProvider>(
+          tls.key_file, tls.cert_file, tls.client_ca_file, kRefreshSeconds));
+  options.watch_identity_key_cert_pairs();
+  if (!tls.client_ca_file.empty()) {
+    options.watch_root_certs();
+    options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  }
+  return grpc::experimental::TlsServerCredentials(options);
+}
+
 std::string AddressOf(const GrpcConfig& config) {
   const bool ipv6 = config.address.find(':') != std::string::npos;
   return (ipv6 ? "[" + config.address + "]" : config.address) + ":" + std::to_string(config.port);
@@ -129,7 +146,7 @@ std::string AddressOf(const GrpcConfig& config) {
 
 class GrpcServer::Impl {
  public:
-  Impl(const GrpcConfig& config, const ServerState* state, TextPool* pool,
+  Impl(const GrpcConfig& config, const TlsConfig& tls, const ServerState* state, TextPool* pool,
        RequestCounters* counters, ApiKeys* keys)
       : service_(&shared_) {
     shared_.state = state;
@@ -143,7 +160,7 @@ class GrpcServer::Impl {
     // Otherwise a second server on the same port would silently share it.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
     builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_bytes));
-    builder.AddListeningPort(AddressOf(config), grpc::InsecureServerCredentials(), &port_);
+    builder.AddListeningPort(AddressOf(config), Credentials(tls), &port_);
     builder.RegisterService(&service_);
     builder.RegisterService(open_inference_.get());
     server_ = builder.BuildAndStart();
@@ -182,9 +199,9 @@ class GrpcServer::Impl {
   std::unique_ptr<grpc::Server> server_;
 };
 
-GrpcServer::GrpcServer(const GrpcConfig& config, const ServerState* state, TextPool* pool,
-                       RequestCounters* counters, ApiKeys* keys)
-    : impl_(std::make_unique<Impl>(config, state, pool, counters, keys)) {}
+GrpcServer::GrpcServer(const GrpcConfig& config, const TlsConfig& tls, const ServerState* state,
+                       TextPool* pool, RequestCounters* counters, ApiKeys* keys)
+    : impl_(std::make_unique<Impl>(config, tls, state, pool, counters, keys)) {}
 GrpcServer::~GrpcServer() = default;
 void GrpcServer::SetServing(bool serving) { impl_->SetServing(serving); }
 bool GrpcServer::idle() const { return impl_->idle(); }

@@ -17,8 +17,9 @@ namespace palu {
 class GrpcServer {
  public:
   // Listens at once, NOT_SERVING. Throws ConfigError when the address cannot be listened on.
-  GrpcServer(const GrpcConfig& config, const ServerState* state, TextPool* pool,
-             RequestCounters* counters, ApiKeys* keys);
+  // The files of tls must be usable; they are watched and read again when they change.
+  GrpcServer(const GrpcConfig& config, const TlsConfig& tls, const ServerState* state,
+             TextPool* pool, RequestCounters* counters, ApiKeys* keys);
   ~GrpcServer();  // Shutdown
 
   void SetServing(bool serving);

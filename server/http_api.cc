@@ -58,6 +58,20 @@ std::vector<std::pair<std::string, std::string>> PageHeaders() {
            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}};
 }
 
+// Tokens and outcome of requests that generate, and the trace they are part of.
+std::string Details(const HttpAccess& access) {
+  std::string text;
+  const HttpOutcome& outcome = access.outcome;
+  if (!outcome.finish.empty()) {
+    text += " outcome=" + outcome.finish +
+            " prompt_tokens=" + std::to_string(outcome.prompt_tokens) +
+            " cached_tokens=" + std::to_string(outcome.cached_tokens) +
+            " completion_tokens=" + std::to_string(outcome.completion_tokens);
+  }
+  if (!access.traceparent.empty()) text += " trace=" + access.traceparent.substr(3, 32);
+  return text;
+}
+
 HttpResponse Json(const nlohmann::ordered_json& json) {
   HttpResponse response;
   response.body = Dump(json);
@@ -100,6 +114,7 @@ const std::vector<HttpApi::Route>& HttpApi::Routes() {
       {"/v2/models/*/ready", "GET", &HttpApi::InferModelReady, true},
       {"/v2/models/*/infer", "POST", &HttpApi::Infer, false},
       {"/v2/models/*", "GET", &HttpApi::InferModel, true},
+      {"/debug/engine", "GET", &HttpApi::DebugEngine, true},
       {"/tokenize", "POST", &HttpApi::Tokenize, false},
       {"/detokenize", "POST", &HttpApi::Detokenize, false},
   };
@@ -168,6 +183,9 @@ void HttpApi::RunRoute(const Route& route, Call call) {
       Fail(ready, {StatusCode::kInternal, "Internal error", ""});
     }
   };
+  if (config_.log_prompts && !call.request.body.empty()) {
+    spdlog::info("request {} {}", call.request.request_id, Dump(call.request.body));
+  }
   if (route.inline_) return run(call);
   pool_->Post([run, call = std::move(call)] { run(call); });
 }
@@ -192,15 +210,44 @@ std::vector<std::pair<std::string, std::string>> HttpApi::CorsHeaders(const std:
           {"Vary", "Origin"}};
 }
 
+void HttpApi::DebugEngine(const Call& call) {
+  const auto service = state_->service();
+  if (!config_.debug || service == nullptr) {
+    return call.reply->Respond(Refuse(404, "There is nothing at this path"));
+  }
+  const MetricsSnapshot m = service->engine().metrics();
+  const EngineLimits& limits = service->engine().limits();
+  Answer(call,
+         {{"healthy", service->engine().healthy()},
+          {"idle", service->engine().idle()},
+          {"draining", state_->draining()},
+          {"sequences_running", m.requests_running},
+          {"sequences_waiting", m.requests_waiting},
+          {"blocks",
+           {{"total", m.blocks_total},
+            {"used", m.blocks_used},
+            {"cached", m.blocks_cached},
+            {"tokens_each", limits.block_tokens}}},
+          {"preemptions", m.preemptions},
+          {"prefix_cache",
+           {{"queried_tokens", m.prefix_queries_tokens}, {"hit_tokens", m.prefix_hits_tokens}}},
+          {"max_context_tokens", limits.max_context_tokens}});
+}
+
 void HttpApi::Done(const HttpAccess& access) {
   counters_.Add(access.route, std::to_string(access.status));
   // Probes and scrapes come every few seconds.
   const std::string_view route = access.route;
   const bool routine = route == "/health" || route == "/ready" || route == "/metrics";
   spdlog::log(routine && access.status == 200 ? spdlog::level::debug : spdlog::level::info,
-              "http {} {} {} {}B {:.1f}ms peer={} id={}{}", access.method, route, access.status,
-              access.bytes, access.milliseconds, access.peer, access.request_id,
+              "http {} {} {} {}B {:.1f}ms peer={} id={}{}{}", access.method, route, access.status,
+              access.bytes, access.milliseconds, access.peer, access.request_id, Details(access),
               access.aborted ? " aborted" : "");
+  const double slow = static_cast<double>(config_.slow_request.count());
+  if (slow == 0 || access.milliseconds < slow) return;
+  spdlog::warn("slow request {}: {:.0f}ms, queue {:.0f}ms, prefill {:.0f}ms, decode {:.0f}ms",
+               access.request_id, access.milliseconds, access.outcome.queue_ms,
+               access.outcome.prefill_ms, access.outcome.decode_ms);
 }
 
 void HttpApi::Answer(const Call& call, const nlohmann::ordered_json& json) {

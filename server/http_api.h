@@ -58,6 +58,7 @@ class HttpApi final : public HttpHandler {
   void ChatCompletions(const Call& call);
   void Tokenize(const Call& call);
   void Detokenize(const Call& call);
+  void DebugEngine(const Call& call);
   void Embeddings(const Call& call);
   void InferLive(const Call& call);
   void InferReady(const Call& call);

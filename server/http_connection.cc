@@ -42,8 +42,9 @@ int StatusOfParseError(const error_code& error) {
 }  // namespace
 
 HttpConnection::HttpConnection(asio::ip::tcp::socket socket, std::shared_ptr<HttpShared> shared)
-    : socket_(std::move(socket)),
-      shared_(std::move(shared)),
+    : shared_(std::move(shared)),
+      stream_(std::move(socket), shared_->Tls()),
+      socket_(stream_.socket()),
       io_timer_(socket_.get_executor()),
       wake_timer_(socket_.get_executor()) {
   error_code ignored;
@@ -57,6 +58,7 @@ HttpConnection::~HttpConnection() { shared_->connections.fetch_sub(1); }
 
 asio::awaitable<void> HttpConnection::Run() {
   const auto self = shared_from_this();
+  if (!co_await Handshake()) co_return;
   while (co_await ServeOne()) {
   }
   co_await LingeringClose();
@@ -64,11 +66,21 @@ asio::awaitable<void> HttpConnection::Run() {
 
 asio::awaitable<void> HttpConnection::TurnAway() {
   const auto self = shared_from_this();
+  if (!co_await Handshake()) co_return;
   const Parser parser;
   // Named: GCC 12 destroys a temporary of an awaited call twice.
   const ReadFailure failure{503, "This server has as many connections as it takes"};
   co_await Refuse(failure, parser);
   co_await LingeringClose();
+}
+
+// A client that offers no TLS, or no certificate where one is needed, is closed without a word.
+asio::awaitable<bool> HttpConnection::Handshake() {
+  if (!stream_.tls()) co_return true;
+  Arm(Clock::now() + shared_->config.header_timeout);
+  const error_code error = co_await stream_.Handshake();
+  Disarm();
+  co_return !error;
 }
 
 void HttpConnection::CloseIfIdle() {
@@ -121,7 +133,7 @@ void HttpConnection::Disarm() {
 asio::awaitable<HttpConnection::ReadResult> HttpConnection::Fill(Clock::time_point deadline) {
   Arm(deadline);
   error_code error;
-  const size_t bytes = co_await socket_.async_read_some(buffer_.prepare(kReadBytes), Into(error));
+  const size_t bytes = co_await stream_.ReadSome(buffer_.prepare(kReadBytes), &error);
   Disarm();
   buffer_.commit(bytes);
   if (!error) co_return ReadResult::kData;
@@ -227,11 +239,12 @@ asio::awaitable<bool> HttpConnection::ServeOne() {
   HttpRequest request = ToRequest(&parser);
   const std::string method = request.method;
   const std::string request_id = request.request_id;
+  const std::string traceparent = request.traceparent;
   const std::shared_ptr<BufferedReply> reply = MakeReply(request, parser);
   shared_->active_requests.fetch_add(1);
   shared_->handler->Handle(std::move(request), reply);
   const bool complete = co_await Exchange(reply);
-  Log(*reply, method, request_id, complete, started);
+  Log(*reply, method, request_id, traceparent, complete, started);
   shared_->active_requests.fetch_sub(1);
   co_return complete && reply->keep_alive() && !half_closed_;
 }
@@ -252,7 +265,7 @@ asio::awaitable<bool> HttpConnection::Refuse(ReadFailure failure, const Parser& 
   const bool complete = co_await WriteAll(bytes);
   const std::string method =
       parser.is_header_done() ? std::string(parser.get().method_string()) : "?";
-  Log(reply, method, options.request_id, complete, Clock::now());
+  Log(reply, method, options.request_id, "", complete, Clock::now());
   co_return false;
 }
 
@@ -265,6 +278,7 @@ HttpRequest HttpConnection::ToRequest(Parser* parser) {
   request.content_type = field(http::field::content_type);
   request.origin = field(http::field::origin);
   request.authorization = field(http::field::authorization);
+  request.traceparent = CheckTraceparent(std::string(message["traceparent"]));
   request.request_id = SanitizeRequestId(std::string(message["x-request-id"]));
   if (request.request_id.empty()) request.request_id = NewRequestId();
   request.body = std::move(message.body());
@@ -278,7 +292,10 @@ std::shared_ptr<BufferedReply> HttpConnection::MakeReply(const HttpRequest& requ
   options.http10 = parser.get().version() < 11;
   options.keep_alive = parser.get().keep_alive() && !half_closed_ && !shared_->draining.load();
   options.request_id = request.request_id;
+  options.timing = parser.get().find("x-request-timing") != parser.get().end();
   options.headers = shared_->handler->CorsHeaders(request.origin);
+  if (!request.traceparent.empty())
+    options.headers.emplace_back("traceparent", request.traceparent);
   return std::make_shared<BufferedReply>(std::move(options), [weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->Wake();
   });
@@ -343,7 +360,7 @@ asio::awaitable<void> HttpConnection::Watch(std::shared_ptr<BufferedReply> reply
   const auto self = shared_from_this();
   error_code error;
   while (watching_ && buffer_.size() < kMaxPipelinedBytes && !error) {
-    const size_t bytes = co_await socket_.async_read_some(buffer_.prepare(kReadBytes), Into(error));
+    const size_t bytes = co_await stream_.ReadSome(buffer_.prepare(kReadBytes), &error);
     buffer_.commit(bytes);
   }
   if (error == asio::error::eof && watching_) {
@@ -379,8 +396,8 @@ asio::awaitable<bool> HttpConnection::WriteAll(std::string_view bytes) {
   while (written < bytes.size()) {
     ArmWrite();
     error_code error;
-    written += co_await socket_.async_write_some(
-        asio::buffer(bytes.data() + written, bytes.size() - written), Into(error));
+    written += co_await stream_.WriteSome(
+        asio::buffer(bytes.data() + written, bytes.size() - written), &error);
     Disarm();
     if (error) co_return false;
   }
@@ -390,19 +407,23 @@ asio::awaitable<bool> HttpConnection::WriteAll(std::string_view bytes) {
 // A close with unread input in the kernel would make it drop the answer that is on its way.
 asio::awaitable<void> HttpConnection::LingeringClose() {
   error_code error;
-  socket_.shutdown(asio::ip::tcp::socket::shutdown_send, error);
   const auto deadline = Clock::now() + kLinger;
+  Arm(deadline);
+  error = co_await stream_.ShutdownSend();
+  Disarm();
   size_t discarded = 0;
   while (!error && !half_closed_ && discarded < kMaxLingerBytes) {
     buffer_.clear();
-    if (co_await Fill(deadline) != ReadResult::kData) break;
-    discarded += buffer_.size();
+    Arm(deadline);
+    discarded += co_await socket_.async_read_some(buffer_.prepare(kReadBytes), Into(error));
+    Disarm();
   }
   socket_.close(error);
 }
 
 void HttpConnection::Log(const BufferedReply& reply, const std::string& method,
-                         const std::string& request_id, bool complete, Clock::time_point started) {
+                         const std::string& request_id, const std::string& traceparent,
+                         bool complete, Clock::time_point started) {
   HttpAccess access;
   access.method = method;
   access.route = reply.route();
@@ -412,6 +433,8 @@ void HttpConnection::Log(const BufferedReply& reply, const std::string& method,
   access.milliseconds = std::chrono::duration<double, std::milli>(Clock::now() - started).count();
   access.request_id = request_id;
   access.peer = peer_;
+  access.traceparent = traceparent;
+  access.outcome = reply.outcome();
   shared_->handler->Done(access);
 }
 

@@ -10,12 +10,14 @@
 #include <boost/beast/http/string_body.hpp>
 #include <chrono>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "config/server_config.h"
 #include "server/http_reply.h"
+#include "server/http_stream.h"
 #include "server/http_types.h"
 
 namespace palu {
@@ -27,6 +29,17 @@ struct HttpShared {
   std::atomic<bool> draining{false};
   std::atomic<int> active_requests{0};
   std::atomic<int> connections{0};
+
+  void SetTls(TlsContext tls) {
+    std::lock_guard<std::mutex> lock(mutex);
+    tls_context = std::move(tls);
+  }
+  TlsContext Tls() {
+    std::lock_guard<std::mutex> lock(mutex);
+    return tls_context;
+  }
+  std::mutex mutex;
+  TlsContext tls_context;  // guarded by mutex; null: in clear
 };
 
 // Reads requests one after the other (further ones may already be in the buffer), hands each to the
@@ -44,7 +57,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   boost::asio::awaitable<void> TurnAway();
   // Closes the connection if it is between two requests and nothing was sent on it. Thread-safe.
   void CloseIfIdle();
-  auto executor() { return socket_.get_executor(); }
+  auto executor() { return stream_.socket().get_executor(); }
 
  private:
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
@@ -77,10 +90,13 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   int UnsentBytes();  // in the kernel
   void Wake();
   void Log(const BufferedReply& reply, const std::string& method, const std::string& request_id,
-           bool complete, Clock::time_point started);
+           const std::string& traceparent, bool complete, Clock::time_point started);
 
-  boost::asio::ip::tcp::socket socket_;
+  boost::asio::awaitable<bool> Handshake();
+
   const std::shared_ptr<HttpShared> shared_;
+  HttpStream stream_;
+  boost::asio::ip::tcp::socket& socket_;  // stream_'s
   boost::beast::flat_buffer buffer_;      // read but not parsed
   boost::asio::steady_timer io_timer_;    // limits one read or write
   boost::asio::steady_timer wake_timer_;  // waits for something to write

@@ -47,6 +47,12 @@ void BufferedReply::AppendHead(int status, const HttpResponse& response, bool st
   if (!stream && status != 204) header("Content-Length", std::to_string(response.body.size()));
   if (stream && !options_.http10) header("Transfer-Encoding", "chunked");
   if (stream && options_.http10) keep_alive_ = false;
+  if (options_.timing && !outcome_.finish.empty()) {
+    char timing[160];
+    std::snprintf(timing, sizeof(timing), "queue;dur=%.3f, prefill;dur=%.3f, decode;dur=%.3f",
+                  outcome_.queue_ms, outcome_.prefill_ms, outcome_.decode_ms);
+    header("Server-Timing", timing);
+  }
   header("Connection", keep_alive_ ? "keep-alive" : "close");
   head += "\r\n";
   pending_.append(head, prefix_sent_, std::string::npos);
@@ -125,6 +131,16 @@ void BufferedReply::SetCallbacks(std::function<void()> on_gone, std::function<vo
     on_writable_ = std::move(on_writable);
   }
   if (gone) on_gone();
+}
+
+void BufferedReply::SetOutcome(HttpOutcome outcome) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  outcome_ = std::move(outcome);
+}
+
+HttpOutcome BufferedReply::outcome() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return outcome_;
 }
 
 void BufferedReply::Hold(std::shared_ptr<void> permit) {

@@ -15,6 +15,7 @@ struct ReplyOptions {
   bool head = false;    // no body
   bool http10 = false;  // no chunked coding: the end of a stream is the end of the connection
   bool keep_alive = false;
+  bool timing = false;  // Server-Timing is asked for
   std::string request_id;
   std::vector<std::pair<std::string, std::string>> headers;
 };
@@ -31,6 +32,7 @@ class BufferedReply final : public HttpReply {
   void Finish() override;
   bool full() const override;
   void SetCallbacks(std::function<void()> on_gone, std::function<void()> on_writable) override;
+  void SetOutcome(HttpOutcome outcome) override;
   void Hold(std::shared_ptr<void> permit) override;
   void SetRoute(const char* route) override;
 
@@ -49,6 +51,7 @@ class BufferedReply final : public HttpReply {
   bool keep_alive() const;
   int status() const;
   const char* route() const;
+  HttpOutcome outcome() const;
   size_t bytes_sent() const;
 
  private:
@@ -69,6 +72,7 @@ class BufferedReply final : public HttpReply {
   bool finished_ = false;
   bool gone_ = false;
   std::shared_ptr<void> permit_;
+  HttpOutcome outcome_;
   bool keep_alive_;
   int status_ = 0;
   const char* route_ = "other";

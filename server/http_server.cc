@@ -23,13 +23,14 @@ using boost::system::error_code;
 
 class HttpServer::Impl {
  public:
-  Impl(const HttpConfig& config, HttpHandler* handler)
+  Impl(const HttpConfig& config, HttpHandler* handler, const TlsConfig& tls)
       : shared_(std::make_shared<HttpShared>()),
         context_(std::max(config.threads, 1)),
         acceptor_(context_),
         pause_(context_) {
     shared_->config = config;
     shared_->handler = handler;
+    shared_->SetTls(LoadTls(tls));
     Listen();
   }
 
@@ -43,6 +44,8 @@ class HttpServer::Impl {
     const int threads = std::max(shared_->config.threads, 1);
     for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { context_.run(); });
   }
+
+  void ReloadTls(const TlsConfig& tls) { shared_->SetTls(LoadTls(tls)); }
 
   void Drain() {
     shared_->draining.store(true);
@@ -124,10 +127,11 @@ class HttpServer::Impl {
   size_t remembered_alive_ = 0;                             // guarded by mutex_
 };
 
-HttpServer::HttpServer(const HttpConfig& config, HttpHandler* handler)
-    : impl_(std::make_unique<Impl>(config, handler)) {}
+HttpServer::HttpServer(const HttpConfig& config, HttpHandler* handler, const TlsConfig& tls)
+    : impl_(std::make_unique<Impl>(config, handler, tls)) {}
 HttpServer::~HttpServer() = default;
 void HttpServer::Start() { impl_->Start(); }
+void HttpServer::ReloadTls(const TlsConfig& tls) { impl_->ReloadTls(tls); }
 void HttpServer::Drain() { impl_->Drain(); }
 bool HttpServer::idle() const { return impl_->idle(); }
 int HttpServer::port() const { return impl_->port(); }

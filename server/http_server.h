@@ -15,10 +15,13 @@ class HttpServer {
  public:
   // Binds at once. Throws ConfigError when the address cannot be listened on. handler must outlive
   // it.
-  HttpServer(const HttpConfig& config, HttpHandler* handler);
+  HttpServer(const HttpConfig& config, HttpHandler* handler, const TlsConfig& tls = {});
   ~HttpServer();  // Stop, with the connections that are left cut off
 
   void Start();
+  // Connections made from now on use these files. Throws ConfigError and changes nothing when they
+  // cannot be used.
+  void ReloadTls(const TlsConfig& tls);
   // Answers from now on close their connection; idle connections are closed.
   void Drain();
   // No request is being answered.

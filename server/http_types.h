@@ -18,7 +18,8 @@ struct HttpRequest {
   std::string content_type;
   std::string origin;
   std::string authorization;
-  std::string request_id;  // the client's own, sanitised, or a new one
+  std::string traceparent;  // W3C trace context; empty unless valid
+  std::string request_id;   // the client's own, sanitised, or a new one
 };
 
 struct HttpResponse {
@@ -26,6 +27,15 @@ struct HttpResponse {
   std::string content_type = "application/json";
   std::string body;
   std::vector<std::pair<std::string, std::string>> headers;
+};
+
+// How a generating request ended.
+struct HttpOutcome {
+  std::string finish;  // finish_reason of the last choice, or the type of the error; empty: none
+  int prompt_tokens = 0;
+  int completion_tokens = 0;
+  int cached_tokens = 0;
+  double queue_ms = 0, prefill_ms = 0, decode_ms = 0;
 };
 
 // The answer to one request. Thread-safe. Either Respond, or StartStream, Write… and Finish.
@@ -42,6 +52,8 @@ class HttpReply {
   // on_gone: the peer left before the answer was complete. on_writable: full() has become false.
   // Called on a socket thread; must not block. Fires at once if the peer has already left.
   virtual void SetCallbacks(std::function<void()> on_gone, std::function<void()> on_writable) = 0;
+  // For the log and the timing header; before Respond or Finish.
+  virtual void SetOutcome(HttpOutcome outcome) = 0;
   // Released as soon as the answer is complete, or with the reply.
   virtual void Hold(std::shared_ptr<void> permit) = 0;
   // Bounded name of the route, for metrics and the log.
@@ -58,6 +70,8 @@ struct HttpAccess {
   double milliseconds = 0;
   std::string request_id;
   std::string peer;  // address
+  std::string traceparent;
+  HttpOutcome outcome;
 };
 
 // What a server asks for answers. Called on socket threads; must not block; must not throw.

@@ -38,6 +38,7 @@ void Reload(App* app, const std::vector<std::string>& args) {
     const CommandLine line = ParseCommandLine(args, ProcessEnvironment());
     SetLogLevel(line.config.log.level);
     spdlog::info("log level is now {}", line.config.log.level);
+    app->ReloadTls();
     app->Reload(line.config.security);
   } catch (const ConfigError& error) {
     spdlog::error("the configuration was not read again: {}", error.what());

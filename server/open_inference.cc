@@ -230,6 +230,7 @@ std::string InferSink::Body() const {
 void InferSink::Send(const PumpOutput& output) {
   output_.Add(output);
   if (!output.finished) return;
+  reply_->SetOutcome(OutcomeOf(output));
   if (!output.status.ok()) return reply_->Respond(ErrorResponse(output.status));
   HttpResponse response;
   response.body = Body();

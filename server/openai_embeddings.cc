@@ -125,6 +125,7 @@ void EmbeddingSink::Send(const PumpOutput& output) {
     vectors_[static_cast<size_t>(embedding.prompt)] = embedding.values;
   }
   if (!output.finished) return;
+  reply_->SetOutcome(OutcomeOf(output));
   if (!output.status.ok()) return reply_->Respond(ErrorResponse(output.status));
   HttpResponse response;
   response.body = Body(output.usage);

@@ -17,6 +17,19 @@ std::string SanitizeRequestId(std::string_view id) {
   return safe;
 }
 
+std::string CheckTraceparent(std::string_view value) {
+  constexpr std::string_view kForm = "00-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx-xx";
+  if (value.size() != kForm.size()) return {};
+  for (size_t i = 0; i < kForm.size(); ++i) {
+    const char c = value[i];
+    const bool hex = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+    if (kForm[i] == 'x' ? !hex : c != kForm[i]) return {};
+  }
+  const bool no_trace = value.substr(3, 32).find_first_not_of('0') == std::string_view::npos;
+  const bool no_span = value.substr(36, 16).find_first_not_of('0') == std::string_view::npos;
+  return no_trace || no_span ? std::string() : std::string(value);
+}
+
 std::string NewRequestId() {
   thread_local std::mt19937_64 random{std::random_device{}()};
   char text[33];

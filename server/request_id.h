@@ -8,6 +8,8 @@ namespace palu {
 
 // Keeps letters, digits and "-_.:"; at most 128 bytes. May be empty.
 std::string SanitizeRequestId(std::string_view id);
+// The W3C trace context if it is one of version 00, else empty.
+std::string CheckTraceparent(std::string_view value);
 // 32 random hex digits. Thread-safe.
 std::string NewRequestId();
 

@@ -20,6 +20,7 @@ import test_http  # noqa: E402,F401
 import test_layouts  # noqa: E402,F401
 import test_lifecycle  # noqa: E402,F401
 import test_load  # noqa: E402,F401
+import test_logs  # noqa: E402,F401
 import test_metrics  # noqa: E402,F401
 import test_open_inference  # noqa: E402,F401
 import test_openapi  # noqa: E402,F401
@@ -29,6 +30,7 @@ import test_robustness  # noqa: E402,F401
 import test_security  # noqa: E402,F401
 import test_shapes  # noqa: E402,F401
 import test_stream  # noqa: E402,F401
+import test_tls  # noqa: E402,F401
 
 
 def main():

@@ -238,6 +238,9 @@ std::vector<ConfigKey> ModelKeys() {
              "Which final hidden states make an embedding, unless a request says: their mean, or "
              "that of the last token. auto: what 1_Pooling/config.json of the checkpoint says, "
              "else last."),
+      Choice("model.weights", {"bf16", "int8", "int4"}, PALU_FIELD(model.weights),
+             "Weight matrices in memory. bf16: as stored (f16 and f32 too); int8 and int4: rounded "
+             "at load, in groups of 32 (int4 keeps the output layer at int8). CPU only."),
   };
 }
 

@@ -13,6 +13,8 @@ struct ModelOptions {
   int max_context_tokens = 0;    // 0: the model's own limit
   std::string chat_template;     // file; empty: the model's own
   std::string pooling = "auto";  // of embeddings: auto (the checkpoint's, else last) | mean | last
+  // Matrices in memory: bf16 (as stored: f16 and f32 too) | int8 | int4, rounded at load.
+  std::string weights = "bf16";
 };
 
 struct EngineOptions {

@@ -17,6 +17,7 @@
 #include "kernels/buffer.h"
 #include "kernels/latent_format.h"
 #include "kernels/tensor.h"
+#include "kernels/weight_format.h"
 
 namespace palu {
 
@@ -42,7 +43,7 @@ struct RmsNormArgs {
 // bit, whatever T is.
 struct MatmulArgs {
   Tensor x;       // [T, K]
-  Tensor weight;  // [N, K]
+  Tensor weight;  // [N, K]; floats, or what PackWeight made
   Tensor bias;    // [N] or undefined
   Tensor out;     // [T, N]
   bool accumulate = false;
@@ -274,6 +275,16 @@ class Backend {
   // empty buffer where LatentAttention wants nothing but the factor itself. May round the factor:
   // by at most 1/254 of a row's largest number, where latents are much coarser than that.
   virtual Buffer PackUp(const Tensor& up /* [rows, rank] */, LatentFormat format) {
+    return Buffer();
+  }
+
+  // The matrix of a Matmul or Moe, rounded to a format and packed for this device; its tensor has
+  // DType kInt8Groups or kInt4Groups and the same shape. Empty where the device has no kernels for
+  // the format, or none for matrices of this depth: then weight is to be used as it is.
+  virtual bool HasWeightFormat(WeightFormat format) const {
+    return format == WeightFormat::kStored;
+  }
+  virtual Buffer PackWeight(const Tensor& weight /* [N, K] */, WeightFormat format) {
     return Buffer();
   }
 

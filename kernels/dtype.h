@@ -6,7 +6,11 @@
 
 namespace palu {
 
-enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kI64, kU8 };
+// The last two are weight matrices in a backend's own packing (weight_format.h): such a tensor has
+// a shape and a start, but no elements that can be addressed.
+enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kI64, kU8, kInt8Groups, kInt4Groups };
+
+constexpr bool IsGrouped(DType type) { return type >= DType::kInt8Groups; }
 
 constexpr size_t SizeOf(DType type) {
   switch (type) {
@@ -20,6 +24,9 @@ constexpr size_t SizeOf(DType type) {
       return 8;
     case DType::kU8:
       return 1;
+    case DType::kInt8Groups:
+    case DType::kInt4Groups:
+      return 0;
   }
   return 0;
 }
@@ -38,6 +45,10 @@ constexpr const char* Name(DType type) {
       return "i64";
     case DType::kU8:
       return "u8";
+    case DType::kInt8Groups:
+      return "int8 groups";
+    case DType::kInt4Groups:
+      return "int4 groups";
   }
   return "?";
 }

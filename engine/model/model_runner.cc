@@ -33,6 +33,12 @@ int ContextLimit(const ModelOptions& options, const ModelConfig& config) {
   return options.max_context_tokens > 0 ? options.max_context_tokens : limit;
 }
 
+WeightFormat FormatOfWeights(const ModelOptions& options) {
+  const std::optional<WeightFormat> format = ParseWeightFormat(options.weights);
+  if (format) return *format;
+  throw LoadError("model.weights: found \"" + options.weights + "\", expected bf16, int8 or int4");
+}
+
 void CheckOptions(const EngineOptions& engine, const CacheOptions& cache) {
   const auto expect = [](const char* key, int64_t value, int64_t min, int64_t max) {
     if (value >= min && value <= max) return;
@@ -189,7 +195,8 @@ LoadedModel::LoadedModel(const OpenCheckpoint& open, const ModelOptions& model,
   max_context_ = ContextLimit(model, config_);
   specs_ = ResolveCache(checkpoint.plan, cache, checkpoint.files);
   layout_ = std::make_unique<LatentLayout>(specs_, cache.block_tokens);
-  weights_ = Weights::Load(std::move(checkpoint.files), config_, specs_, backend_.get());
+  weights_ = Weights::Load(std::move(checkpoint.files), config_, specs_, FormatOfWeights(model),
+                           backend_.get());
   BuildWorkspace(engine);
   BuildCache(cache);
 }

@@ -34,7 +34,7 @@ class WeightsLoader {
     }
   }
 
-  void LoadAll(const std::vector<LayerSpec>& specs) {
+  void LoadAll(const std::vector<LayerSpec>& specs, WeightFormat format) {
     const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size;
     weights_.embedding = Load(prefix_ + "embed_tokens.weight", {vocab, hidden});
     weights_.final_norm = Load(prefix_ + "norm.weight", {hidden});
@@ -56,10 +56,45 @@ class WeightsLoader {
       }
       weights_.layers.push_back(std::move(layer));
     }
+    if (format != WeightFormat::kStored) Quantize(format);
   }
 
  private:
   using Shape = std::vector<int64_t>;
+
+  void Quantize(WeightFormat format) {
+    for (LayerWeights& layer : weights_.layers) {
+      for (Tensor* matrix : {&layer.q, &layer.key.down, &layer.value.down, &layer.o, &layer.gate,
+                             &layer.up, &layer.down}) {
+        Quantize(format, matrix);
+      }
+      for (std::vector<Tensor>* experts :
+           {&layer.expert_gate, &layer.expert_up, &layer.expert_down}) {
+        for (Tensor& matrix : *experts) Quantize(format, &matrix);
+      }
+    }
+    // The output layer decides between tokens directly, and a tied one remains as the embedding.
+    const Tensor stored = weights_.lm_head;
+    Quantize(WeightFormat::kInt8, &weights_.lm_head);
+    if (config_.tie_word_embeddings && IsGrouped(weights_.lm_head.dtype)) {
+      weights_.bytes_ += BytesOf(stored);
+    }
+  }
+
+  static int64_t BytesOf(const Tensor& matrix) {
+    return matrix.num_elements() * static_cast<int64_t>(SizeOf(matrix.dtype));
+  }
+
+  // Replaces a matrix by its rounded form, where there is one for its shape.
+  void Quantize(WeightFormat format, Tensor* matrix) {
+    if (!matrix->defined()) return;
+    Buffer packed = backend_.PackWeight(*matrix, format);
+    if (!packed.defined()) return;
+    weights_.bytes_ += static_cast<int64_t>(packed.bytes()) - BytesOf(*matrix);
+    const DType dtype = format == WeightFormat::kInt4 ? DType::kInt4Groups : DType::kInt8Groups;
+    *matrix = packed.View(dtype, {matrix->dim(0), matrix->dim(1)});
+    weights_.buffers_.push_back(std::move(packed));
+  }
 
   bool Has(const std::string& name) const { return weights_.files_.Find(name) != nullptr; }
 
@@ -269,9 +304,14 @@ class WeightsLoader {
 };
 
 std::unique_ptr<Weights> Weights::Load(Safetensors files, const ModelConfig& config,
-                                       const std::vector<LayerSpec>& specs, Backend* backend) {
+                                       const std::vector<LayerSpec>& specs, WeightFormat format,
+                                       Backend* backend) {
+  if (!backend->HasWeightFormat(format)) {
+    throw LoadError(std::string("model.weights: found ") + Name(format) + ", expected bf16 on " +
+                    backend->name() + ", which has no kernels for quantized weights");
+  }
   std::unique_ptr<Weights> weights(new Weights(std::move(files)));
-  WeightsLoader(weights.get(), config, backend).LoadAll(specs);
+  WeightsLoader(weights.get(), config, backend).LoadAll(specs, format);
   return weights;
 }
 

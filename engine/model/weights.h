@@ -42,9 +42,12 @@ struct LayerWeights {
 class Weights {
  public:
   // specs: one per layer. Throws LoadError naming the tensor that is missing or has the wrong shape
-  // or dtype. The backend must outlive the result.
+  // or dtype, or naming model.weights when the backend has no kernels for the format. Matrices
+  // whose inner size is no multiple of kWeightGroup, norms, biases, the embedding and up factors
+  // stay as stored. The backend must outlive the result.
   static std::unique_ptr<Weights> Load(Safetensors files, const ModelConfig& config,
-                                       const std::vector<LayerSpec>& specs, Backend* backend);
+                                       const std::vector<LayerSpec>& specs, WeightFormat format,
+                                       Backend* backend);
 
   Tensor embedding;   // [V, D]
   Tensor final_norm;  // [D]

@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "kernels/cpu/packed_up.h"
+#include "kernels/cpu/quant_weight.h"
 
 namespace palu::cpu {
 namespace {
@@ -119,6 +120,14 @@ Buffer CpuBackend::PackUp(const Tensor& up, LatentFormat format) {
   if (Bits(format) > 4) return Buffer();
   Buffer packed = Allocate(PackedUp::Bytes(up.dim(0), up.dim(1)));
   PackedUp::At(packed.data(), up.dim(0), up.dim(1)).Fill(*kernels_, up);
+  return packed;
+}
+
+Buffer CpuBackend::PackWeight(const Tensor& weight, WeightFormat format) {
+  const int64_t cols = weight.dim(0), depth = weight.dim(1);
+  if (format == WeightFormat::kStored || !QuantWeight::Fits(depth)) return Buffer();
+  Buffer packed = Allocate(QuantWeight::Bytes(format, cols, depth));
+  QuantWeight::At(packed.data(), format, cols, depth).Fill(*kernels_, &pool_, weight);
   return packed;
 }
 

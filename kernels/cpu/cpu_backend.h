@@ -36,6 +36,8 @@ class CpuBackend : public Backend {
   void Synchronize() override {}
 
   size_t Reserve(const StepLimits& limits) override;
+  bool HasWeightFormat(WeightFormat format) const override { return true; }
+  Buffer PackWeight(const Tensor& weight, WeightFormat format) override;
   Buffer PackUp(const Tensor& up, LatentFormat format) override;
   void RunStep(uint64_t key, const std::function<void()>& fn) override { fn(); }
 
@@ -53,6 +55,7 @@ class CpuBackend : public Backend {
   void Sample(const SampleArgs& args) override;
 
  private:
+  void QuantMatmul(const MatmulArgs& args);
   const KernelTable* kernels_;
   ThreadPool pool_;
   Scratch scratch_;

@@ -10,12 +10,16 @@
 
 #include "kernels/cpu/simd_quads.h"  // after simd_unpack.h, whose loads it uses
 
+#include "kernels/cpu/simd_quant.h"  // after simd_quads.h
+
 namespace palu::cpu::PALU_SIMD_NAMESPACE {
 
 static constexpr KernelTable MakeTable(const char* name) {
   return {
       .name = name,
       .matmul = Matmul,
+      .quant_matmul = QuantMatmul,
+      .quantize_row = QuantizeRow,
       .gemm = Gemm,
       .finish_keys = FinishKeys,
       .to_f32 = ToF32,

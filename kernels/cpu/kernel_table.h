@@ -8,6 +8,7 @@
 
 #include "kernels/dtype.h"
 #include "kernels/latent_format.h"
+#include "kernels/weight_format.h"
 
 namespace palu::cpu {
 
@@ -40,6 +41,23 @@ struct MatmulBlock {
   int64_t out_stride = 0;
   bool accumulate = false;
   float* panel = nullptr;  // scratch [kPanelCols, depth], or null to convert per row
+};
+
+// out = x W^T (+ bias) (+ out) of quantized rows and a stretch of a QuantWeight.
+struct QuantBlock {
+  const int8_t* x = nullptr;        // [rows, groups * kWeightGroup]
+  const float* x_scales = nullptr;  // [rows, groups]
+  const int32_t* x_sums = nullptr;  // [rows, groups]
+  int64_t rows = 0;
+  const uint8_t* codes = nullptr;    // as QuantWeight
+  const uint16_t* scales = nullptr;  // as QuantWeight
+  int64_t cols = 0;
+  int64_t groups = 0;
+  bool int4 = false;
+  const float* bias = nullptr;  // [cols] or null
+  float* out = nullptr;         // [rows, cols]
+  int64_t out_stride = 0;
+  bool accumulate = false;
 };
 
 // c = a b, or c += a b: rows of a against columns of b, the sum over k taken in order.
@@ -91,6 +109,10 @@ struct KernelTable {
   const char* name;
 
   void (*matmul)(DType weight_dtype, const MatmulBlock& block);
+  void (*quant_matmul)(const QuantBlock& block);
+  // One row of depth floats (a multiple of kWeightGroup) as codes in [-127, 127], with a scale and
+  // the sum of the codes per group.
+  void (*quantize_row)(const float* x, int64_t depth, int8_t* codes, float* scales, int32_t* sums);
   void (*gemm)(const GemmBlock& block);
   void (*finish_keys)(const FinishKeysBlock& block);
 

@@ -56,8 +56,12 @@ size_t Scratch::Reserve(const StepLimits& new_limits, int num_threads) {
       std::max({limits.hidden_size, limits.max_intermediate, limits.max_row_numbers,
                 limits.max_q_heads * limits.max_head_dim});
   panel_floats = static_cast<size_t>(RoundUp(depth * kPanelCols, kVectorPad));
-  return Take(&panels, panel_floats * threads) + ReserveMoe(limits, this) +
-         ReserveAttention(limits, threads, this) + ReserveSample(limits, threads, this);
+  quant_depth = depth;
+  const size_t numbers = static_cast<size_t>(depth) * limits.max_tokens;
+  return Take(&quant_codes, numbers) + Take(&quant_scales, numbers / kWeightGroup) +
+         Take(&quant_sums, numbers / kWeightGroup) + Take(&panels, panel_floats * threads) +
+         ReserveMoe(limits, this) + ReserveAttention(limits, threads, this) +
+         ReserveSample(limits, threads, this);
 }
 
 }  // namespace palu::cpu

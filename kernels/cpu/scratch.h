@@ -38,6 +38,12 @@ struct Scratch {
   size_t panel_floats = 0;
   std::vector<float> panels;
 
+  // matmul: rows of activations as codes, [max_tokens, quant_depth] and groups of them
+  int64_t quant_depth = 0;
+  std::vector<int8_t> quant_codes;
+  std::vector<float> quant_scales;
+  std::vector<int32_t> quant_sums;
+
   // moe
   std::vector<float> expert_weights;                    // [T, max_experts]
   std::vector<int32_t> expert_tokens;                   // [T]

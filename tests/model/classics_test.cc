@@ -5,6 +5,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "engine/status.h"
 #include "tests/model/checkpoint_maker.h"
 #include "tests/model/model_harness.h"
 #include "tests/test_paths.h"
@@ -52,6 +53,42 @@ TEST(ClassicsOnCuda, GoldenInF32) {
   if (!why.empty()) GTEST_SKIP() << why;
   ExpectGolden(Bundled(), Golden("classics-14m"),
                {.device = "cuda:0", .cuda_activations = "f32", .max_context = 1024});
+}
+
+// How much less likely the texts of the golden cases are, per token, in nats.
+double LossByWeights(const char* weights) {
+  HarnessOptions options{.max_context = 1024};
+  options.weights = weights;
+  ModelHarness model(Bundled(), options);
+  double difference = 0;
+  size_t count = 0;
+  const auto golden = nlohmann::json::parse(ReadText(Golden("classics-14m") + ".json"));
+  for (const auto& entry : golden.at("cases")) {
+    const auto ids = entry.at("ids").get<std::vector<int32_t>>();
+    const auto logprobs = entry.at("next_token_logprobs").get<std::vector<double>>();
+    model.Restart(0);
+    const std::vector<float> scores = model.Score(0, ids);
+    for (size_t t = 0; t < scores.size(); ++t) difference += logprobs[t] - scores[t];
+    count += scores.size();
+  }
+  return difference / static_cast<double>(count);
+}
+
+TEST(Classics, QuantizedWeightsCostLittle) {
+  const double int8 = LossByWeights("int8");
+  EXPECT_LE(std::abs(int8), 0.004) << int8;
+  const double int4 = LossByWeights("int4");
+  EXPECT_GT(int4, 0.005) << "is anything rounded?";
+  EXPECT_LE(int4, 0.08);
+}
+
+TEST(Classics, UnknownWeightFormatIsNamed) {
+  try {
+    LossByWeights("int5");
+    FAIL();
+  } catch (const LoadError& error) {
+    EXPECT_STREQ(error.what(), "model.weights: found \"int5\", expected bf16, int8 or int4");
+  }
 }
 
 class ClassicsIsa : public ::testing::TestWithParam<const char*> {};

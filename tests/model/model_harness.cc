@@ -30,6 +30,7 @@ ModelHarness::ModelHarness(const std::string& directory, const HarnessOptions& o
                        config.num_layers * 2 * config.num_kv_heads * (4 * config.head_dim + 64);
   ModelOptions model;
   model.path = directory;
+  model.weights = options.weights;
   model.max_context_tokens = options.max_context;
   runner_ = ModelRunner::Load(model, engine, cache);
   std::vector<int32_t> ids(static_cast<size_t>(runner_->limits().num_blocks));

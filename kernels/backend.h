@@ -130,7 +130,7 @@ struct LatentAttentionArgs {
   Tensor k_norm;      // [head_dim] or undefined; low-rank keys only
   float k_norm_eps = 1e-6f;
   float k_norm_offset = 0.0f;
-  Tensor cos_sin;  // as RopeArgs; low-rank keys only
+  Tensor cos_sin;  // as RopeArgs, row t turning by t times row 1's angles; low-rank keys only
   int kv_heads = 0;
   float scale = 1.0f;
   int window = 0;  // 0: no sliding window

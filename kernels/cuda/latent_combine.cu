@@ -7,61 +7,85 @@
 namespace palu::cuda {
 namespace {
 
-constexpr int kThreads = 512;
+constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / kWarp;
 constexpr int kLanesPerRow = 8;  // of the factor
-constexpr int kColumns = 8;      // latent numbers per lane and pass over the splits
+constexpr int kColumns = 4;      // latent numbers per lane and pass over the splits
+constexpr int kBatch = 5;        // splits that a warp reads at a time
 
-// Weights of the splits into `weight`, so that they sum to one over all tokens.
-__device__ void WeighSplits(const AttentionParams& p, const float* parts, float* weight,
-                            float* scratch) {
+// What a warp makes of its splits: each is read once, header and numbers together.
+struct Merged {
   float largest = -INFINITY;
-  for (int s = threadIdx.x; s < p.splits; s += kThreads) {
-    weight[s] = parts[static_cast<int64_t>(s) * p.partial_stride];
-    largest = fmaxf(largest, weight[s]);
-  }
-  largest = BlockMax(largest, scratch);
   float sum = 0;
-  for (int s = threadIdx.x; s < p.splits; s += kThreads) {
-    const float share = weight[s] > -INFINITY ? exp2f(weight[s] - largest) : 0.0f;
-    weight[s] = share;
-    if (share > 0.0f) sum += share * parts[static_cast<int64_t>(s) * p.partial_stride + 1];
+  float value[kColumns] = {};
+
+  __device__ void Add(float2 header, const float (&numbers)[kColumns]) {
+    if (!(header.y > 0.0f)) return;  // a split without tokens has written nothing more
+    const float now = fmaxf(largest, header.x);
+    const float old_share = exp2f(largest - now);
+    const float share = exp2f(header.x - now);
+    largest = now;
+    sum = sum * old_share + header.y * share;
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) value[i] = value[i] * old_share + numbers[i] * share;
   }
-  sum = BlockSum(sum, scratch);
-  const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
-  for (int s = threadIdx.x; s < p.splits; s += kThreads) weight[s] *= inverse;
-  __syncthreads();
+};
+
+// Numbers [first, first + 128) of this warp's splits, four a lane.
+__device__ Merged MergeSplits(const AttentionParams& p, const float* parts, int first, int rank) {
+  const int at = first + threadIdx.x % kWarp * kColumns;
+  Merged merged;
+  for (int s0 = threadIdx.x / kWarp; s0 < p.splits; s0 += kBatch * kWarps) {
+    float2 header[kBatch];
+    float numbers[kBatch][kColumns];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int s = s0 + i * kWarps;
+      const float* part = parts + static_cast<int64_t>(s < p.splits ? s : s0) * p.partial_stride;
+      header[i] = *reinterpret_cast<const float2*>(part);
+      if (s >= p.splits) header[i].y = 0.0f;
+      // Strides are multiples of four floats, so that the last read stays inside.
+      const float4 four = at < rank ? *reinterpret_cast<const float4*>(part + 4 + at) : float4{};
+      numbers[i][0] = four.x, numbers[i][1] = four.y;
+      numbers[i][2] = four.z, numbers[i][3] = four.w;
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) merged.Add(header[i], numbers[i]);
+  }
+  return merged;
 }
 
-// latent[r] = sum of the splits; warps share the splits, lanes the numbers. sums: [kWarps, rank].
-__device__ void MergeLatents(const AttentionParams& p, const float* parts, const float* weight,
-                             int rank, float* sums, float* latent) {
-  const int lane = threadIdx.x % kWarp;
+// latent[r] = the splits' numbers, each weighted so that the weights of all tokens sum to one.
+// sums: [kWarps, stride] with stride = rank rounded up to kColumns; scratch: [2, kWarps].
+__device__ void MergeLatents(const AttentionParams& p, const float* parts, int rank, float* scratch,
+                             float* sums, float* latent) {
   const int warp = threadIdx.x / kWarp;
-  for (int r0 = 0; r0 < rank; r0 += kColumns * kWarp) {
-    float total[kColumns] = {};
-#pragma unroll 4
-    for (int s = warp; s < p.splits; s += kWarps) {
-      const float w = weight[s];
-      const float* part = parts + static_cast<int64_t>(s) * p.partial_stride + 4;
+  const int lane = threadIdx.x % kWarp;
+  const int stride = (rank + kColumns - 1) / kColumns * kColumns;
+  for (int first = 0; first < rank; first += kColumns * kWarp) {
+    const Merged merged = MergeSplits(p, parts, first, rank);
+    const int at = first + lane * kColumns;
+    if (at < rank) {
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i) {
-        const int r = r0 + i * kWarp + lane;
-        // A split without tokens has written nothing.
-        if (r < rank && w > 0.0f) total[i] = fmaf(w, part[r], total[i]);
-      }
+      for (int i = 0; i < kColumns; ++i) sums[warp * stride + at + i] = merged.value[i];
     }
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i) {
-      const int r = r0 + i * kWarp + lane;
-      if (r < rank) sums[warp * rank + r] = total[i];
+    if (lane == 0) {
+      scratch[warp] = merged.largest;
+      scratch[kWarps + warp] = merged.sum;
     }
   }
   __syncthreads();
-  for (int r = threadIdx.x; r < rank; r += kThreads) {
+  const float largest = WarpMax(scratch[lane]);
+  const float share = scratch[lane] > -INFINITY ? exp2f(scratch[lane] - largest) : 0.0f;
+  const float sum = WarpSum(scratch[kWarps + lane] * share);
+  const float weight = sum > 0.0f ? share / sum : 0.0f;
+  for (int r = threadIdx.x; r - lane < rank; r += kThreads) {
     float total = 0;
-    for (int w = 0; w < kWarps; ++w) total += sums[w * rank + r];
-    latent[r] = total;
+    for (int w = 0; w < kWarps; ++w) {
+      const float of_warp = __shfl_sync(~0u, weight, w);
+      if (r < rank) total = fmaf(of_warp, sums[w * stride + r], total);
+    }
+    if (r < rank) latent[r] = total;
   }
   __syncthreads();
 }
@@ -87,16 +111,15 @@ __device__ float RowShare(const U* row, const float* latent, int rank, int lane,
 template <typename T, typename U>
 __global__ void __launch_bounds__(kThreads)
     CombineKernel(__grid_constant__ const AttentionParams p) {
-  extern __shared__ float memory[];  // weights [splits], latent [rank], sums [kWarps, rank]
-  __shared__ float scratch[kWarp];
+  extern __shared__ float memory[];  // sums [kWarps, rank rounded up], latent [rank]
+  __shared__ float scratch[2 * kWarps];
   const int head = blockIdx.y / (p.q_heads / p.kv_heads);
   const SegmentView& segment = p.value.groups[head / p.value.heads_per_group];
   const int rank = p.value.dense ? p.head_dim : segment.rank;
-  float* latent = memory + p.splits;
+  float* latent = memory + kWarps * static_cast<int>((rank + kColumns - 1) / kColumns * kColumns);
   const int64_t row = static_cast<int64_t>(blockIdx.x) * p.q_heads + blockIdx.y;
   const float* parts = p.partial + row * p.splits * p.partial_stride;
-  WeighSplits(p, parts, memory, scratch);
-  MergeLatents(p, parts, memory, rank, latent + rank, latent);
+  MergeLatents(p, parts, rank, scratch, memory, latent);
 
   T* out =
       static_cast<T*>(p.out) + blockIdx.x * p.out_token_stride + blockIdx.y * p.out_head_stride;
@@ -131,7 +154,7 @@ __global__ void __launch_bounds__(kThreads)
 
 void LaunchCombine(Context& context, const AttentionParams& p) {
   const int rank = p.value.dense ? p.head_dim : MaxRank(p.value);
-  const size_t bytes = (p.splits + static_cast<size_t>(kWarps + 1) * rank) * sizeof(float);
+  const size_t bytes = static_cast<size_t>(kWarps + 1) * (rank + kColumns) * sizeof(float);
   if (bytes > context.max_shared_bytes) {
     throw std::runtime_error("cuda attention: value rank " + std::to_string(rank) +
                              " needs more shared memory than the device has");

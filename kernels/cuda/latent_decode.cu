@@ -1,11 +1,15 @@
-// Chooses an instance of the fast decode kernel, lays out its shared memory and launches it.
-#include "kernels/cuda/latent_decode.cuh"
+// Chooses an instance of the fast decode kernel and lays out its shared memory.
+#include "kernels/cuda/decode_launch.cuh"
 
 namespace palu::cuda {
 namespace {
 
-constexpr int64_t kMaxOffset = (int64_t{1} << 31) - (1 << 20);  // in a block, fits CopyPlan
+constexpr int64_t kMaxOffset = (int64_t{1} << 31) - (1 << 20);  // in a block
 constexpr int kTokensPerSplit = 128;  // at least, where the context is long enough
+constexpr int kMaxValueTiles = 16;
+constexpr int kMaxKeyBlocks = 4;
+// Reads of padding behind the last row stay inside.
+constexpr size_t kSlack = 256;
 
 // All groups alike and in the formats that the kernel reads.
 bool Uniform(const ProjectionView& projection, bool quantized) {
@@ -13,9 +17,12 @@ bool Uniform(const ProjectionView& projection, bool quantized) {
   for (int g = 0; g < projection.num_groups; ++g) {
     const SegmentView& segment = projection.groups[g];
     if (segment.rank != first.rank || segment.format != first.format) return false;
-    if (segment.up_type != first.up_type || segment.codes_offset % 16 != 0) return false;
-    if (segment.codes_offset > kMaxOffset || segment.scales_offset > kMaxOffset) return false;
-    if (quantized && segment.scales_offset % 16 != 0) return false;
+    if (segment.codes_offset % 16 != 0 || segment.codes_offset > kMaxOffset) return false;
+    if (quantized && (segment.scales_offset % 16 != 0 || segment.scales_offset > kMaxOffset)) {
+      return false;
+    }
+    if (projection.dense) continue;
+    if (segment.up_type != first.up_type || segment.up_type == DType::kF32) return false;
     if (reinterpret_cast<uintptr_t>(segment.up) % 16 != 0 || segment.up_stride % 8 != 0) {
       return false;
     }
@@ -23,81 +30,115 @@ bool Uniform(const ProjectionView& projection, bool quantized) {
   return first.rank % 8 == 0;
 }
 
-bool Serves(const AttentionParams& p) {
-  if (p.activations != DType::kBF16 || p.key.dense || p.value.dense) return false;
-  if (p.q_heads / p.kv_heads > kMaxRepeat) return false;
-  if (p.head_dim != p.rotary || (p.head_dim != 64 && p.head_dim != 128)) return false;
-  if (p.key_bias != nullptr || p.k_norm != nullptr) return false;
-  if (p.block_size % kDecodeUnit != 0 || (p.block_size & (p.block_size - 1)) != 0 ||
-      p.block_bytes % 16 != 0)
-    return false;
-  if (reinterpret_cast<uintptr_t>(p.pool) % 16 != 0) return false;
+bool ServesFormats(const AttentionParams& p) {
   const LatentFormat key = p.key.groups[0].format;
   const LatentFormat value = p.value.groups[0].format;
   const bool quantized = IsQuantized(key);
   if (quantized != IsQuantized(value)) return false;
   if (!quantized && (key != LatentFormat::kBF16 || value != LatentFormat::kBF16)) return false;
-  if (!Uniform(p.key, quantized) || !Uniform(p.value, quantized)) return false;
-  const DType factor = p.key.groups[0].up_type;
-  if (factor == DType::kF32 || (factor == DType::kF16 && !quantized)) return false;
-  const int key_rank = p.key.groups[0].rank;
-  return (key_rank == 32 || key_rank == 64) && p.value.groups[0].rank <= 256;
+  return Uniform(p.key, quantized) && Uniform(p.value, quantized);
+}
+
+bool Serves(const AttentionParams& p) {
+  if (p.activations != DType::kBF16) return false;
+  if (p.q_heads / p.kv_heads > kMaxRepeat) return false;
+  if (p.head_dim != 64 && p.head_dim != 128) return false;
+  if (p.block_size % kDecodeUnit != 0 || (p.block_size & (p.block_size - 1)) != 0 ||
+      p.block_bytes % 16 != 0 || reinterpret_cast<uintptr_t>(p.pool) % 16 != 0) {
+    return false;
+  }
+  if (!ServesFormats(p)) return false;
+  if (p.key.dense != p.value.dense) return false;
+  if (p.key.dense) return true;
+  if (p.head_dim != p.rotary || p.key_bias != nullptr || p.k_norm != nullptr) return false;
+  return p.key.groups[0].rank <= kMaxKeyBlocks * 32 &&
+         p.value.groups[0].rank <= kMaxValueTiles * 16;
 }
 
 // Groups that consecutive heads of a block can touch.
 int GroupsOf(const ProjectionView& projection, int heads) {
   const int s = projection.heads_per_group;
-  const int count = heads % s == 0 ? heads / s : heads / s + 2;
+  const int count = heads % s == 0 ? heads / s : s % heads == 0 ? 1 : heads / s + 2;
   return count < projection.num_groups ? count : projection.num_groups;
 }
 
-// How a block of this many KV heads uses its shared memory; 0 stages when not even two fit.
-DecodeLayout LayoutOf(const AttentionParams& p, int heads, size_t limit, size_t* bytes) {
-  const SegmentView& key = p.key.groups[0];
-  const SegmentView& value = p.value.groups[0];
-  const bool quantized = IsQuantized(key.format);
-  const int scales = quantized ? kDecodeUnit * kScaleBytes : 0;
+// Bytes between the rows of a stage: as in the cache where bulk copies pay for the bank conflicts
+// that they bring (64 bytes past a multiple of 128: four rows in one bank, otherwise eight). Else
+// rows are read as matrices, but the keys of single query heads sixteen bytes by pairs of rows.
+int StrideOf(const AttentionParams& p, bool key, int row_bytes, int blocks) {
+  if (IsQuantized(p.key.groups[0].format)) return row_bytes;
+  const bool whole = !key || p.key.dense || row_bytes == blocks * 64;
+  if (whole && row_bytes % 128 == 64) return row_bytes;
+  if (!key || p.key.dense) return row_bytes + 16;
+  if (p.q_heads != p.kv_heads) return blocks * 64 + 16;
+  return blocks * 64 + (blocks % 2 == 0 ? 64 : 0);
+}
+
+// False when a block would need parts of rows.
+bool LaySide(const AttentionParams& p, bool key, const DecodeLayout& layout, int blocks,
+             SideLayout* side) {
+  const ProjectionView& projection = key ? p.key : p.value;
+  const SegmentView& segment = projection.groups[0];
+  const bool quantized = IsQuantized(segment.format);
+  side->row_bytes = segment.row_bytes;
+  if (projection.dense) {
+    side->head_bytes = p.head_dim * Bits(segment.format) / 8;
+    const int s = projection.heads_per_group;
+    if (layout.heads % s != 0 || (segment.format == LatentFormat::kInt3 && s > 1)) return false;
+  }
+  if (!quantized && side->row_bytes % 16 != 0) return false;
+  side->stride = StrideOf(p, key, segment.row_bytes, blocks);
+  const int tokens = layout.units * kDecodeUnit;
+  side->scales = (tokens * side->stride + 15) / 16 * 16;
+  side->group_bytes = side->scales + (quantized ? tokens * kScaleBytes : 0);
+  return true;
+}
+
+// How a block of this many KV heads uses its shared memory; 0 stages when too few fit.
+DecodeLayout LayoutOf(const AttentionParams& p, const DecodeInstance& instance, int heads,
+                      int units, size_t limit, size_t* bytes) {
   DecodeLayout layout{};
   layout.heads = heads;
+  layout.units = units;
+  layout.streams = kDecodeWarps / heads < units ? kDecodeWarps / heads : units;
   while ((1 << layout.block_shift) < p.block_size) ++layout.block_shift;
-  layout.streams = kDecodeWarps / heads;
-  if (layout.streams > kDecodeMaxStreams) layout.streams = kDecodeMaxStreams;
-  layout.key_scales = kDecodeUnit * key.row_bytes;
-  layout.key_bytes = layout.key_scales + scales;
-  layout.value_stride = quantized ? value.row_bytes : value.row_bytes + 16;
-  layout.value_scales = kDecodeUnit * layout.value_stride;
-  layout.value_bytes = layout.value_scales + scales;
-  layout.values_begin = GroupsOf(p.key, layout.heads) * layout.key_bytes;
-  layout.unit_bytes = layout.values_begin + GroupsOf(p.value, layout.heads) * layout.value_bytes;
-  const int angle_stride = p.head_dim == 128 ? kAngleStride<128> : kAngleStride<64>;
-  layout.angles_begin = layout.streams * layout.unit_bytes;
-  layout.stage_bytes = layout.angles_begin + layout.streams * kDecodeUnit * angle_stride;
-  layout.value_tiles = quantized ? (value.rank + 31) / 32 * 2 : (value.rank + 15) / 16;
-  layout.plan_begin = kDecodeMaxBlocks * static_cast<int>(sizeof(int32_t));
-  layout.chunks = layout.unit_bytes / 16;
-  layout.factor_begin = layout.plan_begin + layout.chunks * static_cast<int>(sizeof(CopyPlan));
-  const int factor = key.rank == 32 ? 0 : heads * p.head_dim * key.rank * 2;
-  layout.ring_begin = layout.factor_begin + factor;
-  // Reads of padding behind the last row stay inside.
-  const size_t slack = 128;
-  if (layout.ring_begin + slack + 2 * layout.stage_bytes > limit) return layout;
-  const size_t stages = (limit - layout.ring_begin - slack) / layout.stage_bytes;
+  if (!LaySide(p, true, layout, instance.blocks, &layout.key)) return layout;
+  if (!LaySide(p, false, layout, instance.blocks, &layout.value)) return layout;
+  const int value_rank = p.value.dense ? p.head_dim : p.value.groups[0].rank;
+  const bool quantized = IsQuantized(p.value.groups[0].format);
+  layout.value_tiles = quantized ? (value_rank + 31) / 32 * 2 : (value_rank + 15) / 16;
+  layout.value.begin = GroupsOf(p.key, heads) * layout.key.group_bytes;
+  layout.angles_begin = layout.value.begin + GroupsOf(p.value, heads) * layout.value.group_bytes;
+  layout.stage_bytes = layout.angles_begin + units * kDecodeUnit * instance.angle_stride;
+  layout.stage_bytes = (layout.stage_bytes + 127) / 128 * 128;
+  layout.factor_begin = Ring::kBytes;
+  layout.ring_begin = layout.factor_begin + heads * instance.factor_bytes;
+  layout.clear_ring = !p.key.dense && !quantized && p.key.groups[0].rank != instance.blocks * 32;
+  if (layout.ring_begin + kSlack > limit) return layout;
+  const size_t stages = (limit - layout.ring_begin - kSlack) / layout.stage_bytes;
   layout.stages = static_cast<int>(stages < kDecodeMaxStages ? stages : kDecodeMaxStages);
-  *bytes = layout.ring_begin + layout.stages * layout.stage_bytes + slack;
+  *bytes = layout.ring_begin + layout.stages * layout.stage_bytes + kSlack;
   return layout;
 }
 
-DecodeLayout LayoutFor(const AttentionParams& p, size_t limit, size_t* bytes) {
-  int heads = p.kv_heads < kDecodeWarps ? p.kv_heads : kDecodeWarps;
-  DecodeLayout layout = LayoutOf(p, heads, limit, bytes);
-  while (layout.stages == 0 && heads > 1) {
-    heads /= 2;
-    layout = LayoutOf(p, heads, limit, bytes);
+}  // namespace
+
+DecodeLayout LayoutFor(const AttentionParams& p, const DecodeInstance& instance, size_t limit,
+                       size_t* bytes) {
+  int heads = kDecodeWarps;
+  while (heads > p.kv_heads) heads /= 2;
+  for (const int least : {4, 3, 2}) {
+    for (int h = heads; h > 0; h /= 2) {
+      for (int units = instance.most_units; units > 0; units /= 2) {
+        const DecodeLayout layout = LayoutOf(p, instance, h, units, limit, bytes);
+        if (layout.stages >= least) return layout;
+      }
+      if (least > 2 && instance.factor_bytes == 0) break;
+    }
   }
-  return layout;
+  return DecodeLayout{};
 }
 
-// As many splits as fill the device in whole waves.
 int SplitsFor(const Context& context, const AttentionParams& p, int chunks) {
   const int64_t blocks = static_cast<int64_t>(p.sequences) * chunks;
   int64_t splits = context.multiprocessors / blocks;
@@ -108,52 +149,15 @@ int SplitsFor(const Context& context, const AttentionParams& p, int chunks) {
   const int64_t longest = p.table_stride * p.block_size;
   const int64_t useful = CeilDiv(longest, kTokensPerSplit);
   if (splits > useful) splits = useful;
-  const int64_t table = CeilDiv(p.table_stride, kDecodeMaxBlocks - 2);
-  if (splits < table) splits = table;
   return static_cast<int>(splits < 1 ? 1 : splits);
 }
 
-template <int kHeadDim, int kRank, int kValueTiles, bool kQuantized>
-bool Launch(Context& context, AttentionParams& p) {
-  size_t bytes = 0;
-  const DecodeLayout layout = LayoutFor(p, context.max_shared_bytes, &bytes);
-  if (layout.stages == 0 || layout.value_tiles > kValueTiles) return false;
-  const int chunks = static_cast<int>(CeilDiv(p.kv_heads, layout.heads));
-  const int splits = SplitsFor(context, p, chunks);
-  p.splits = splits * layout.streams;
-  p.partial_stride = static_cast<int>(CeilDiv(p.value.groups[0].rank, 4)) * 4 + 4;
-  const size_t partial =
-      static_cast<size_t>(p.sequences) * p.q_heads * p.splits * p.partial_stride * sizeof(float);
-  if (partial > kPartialBytes && splits > 1) return false;
-  p.partial = static_cast<float*>(context.Scratch(partial));
-  const auto kernel = DecodeKernel<kHeadDim, kRank, kValueTiles, kQuantized>;
-  Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(bytes)),
-        "latent_decode");
-  kernel<<<dim3(splits, chunks, p.sequences), kDecodeThreads, bytes, context.stream.get()>>>(
-      p, layout);
-  CheckLaunch("latent_decode");
-  LaunchCombine(context, p);
-  return true;
-}
-
-template <int kHeadDim, bool kQuantized>
-bool LaunchFor(Context& context, AttentionParams& p) {
-  const int rank = p.value.groups[0].rank;
-  if (p.key.groups[0].rank == 64) return Launch<kHeadDim, 64, 16, kQuantized>(context, p);
-  return rank <= 128 ? Launch<kHeadDim, 32, 8, kQuantized>(context, p)
-                     : Launch<kHeadDim, 32, 16, kQuantized>(context, p);
-}
-
-}  // namespace
-
 bool LaunchDecode(Context& context, AttentionParams& p) {
   if (context.capability < 90 || !Serves(p)) return false;
-  const bool quantized = IsQuantized(p.key.groups[0].format);
-  if (p.head_dim == 128) {
-    return quantized ? LaunchFor<128, true>(context, p) : LaunchFor<128, false>(context, p);
-  }
-  return quantized ? LaunchFor<64, true>(context, p) : LaunchFor<64, false>(context, p);
+  const LatentFormat key = p.key.groups[0].format;
+  if (!IsQuantized(key)) return LaunchDecodeBF16(context, p);
+  const bool four = key == LatentFormat::kInt4 && p.value.groups[0].format == key;
+  return four && p.head_dim == 128 ? LaunchDecodeFour(context, p) : LaunchDecodeCodes(context, p);
 }
 
 }  // namespace palu::cuda

@@ -32,7 +32,16 @@ AttentionCase Make(const char* name, int q_heads, int kv_heads, int head_dim, in
   return c;
 }
 
+AttentionCase MakeDense(const char* name, int q_heads, int kv_heads, int head_dim, int group,
+                        LatentFormat format) {
+  AttentionCase c = Make(name, q_heads, kv_heads, head_dim, 1, 0, 1, 0, format, format);
+  c.key = {group, {}, format};
+  c.value = {group, {}, format};
+  return c;
+}
+
 constexpr LatentFormat kBF16 = LatentFormat::kBF16;
+constexpr LatentFormat kInt4 = LatentFormat::kInt4;
 
 TEST_P(LatentDecodeTest, Shapes) {
   Check(Make("Mha_s1", 16, 16, 128, 1, 32, 1, 96, kBF16, kBF16));
@@ -66,6 +75,39 @@ TEST_P(LatentDecodeTest, LongAndWindowed) {
     for (const int window : {1, 16, 100, 1500}) {
       c.name = "Window" + std::to_string(window);
       c.window = window;
+      Check(c);
+    }
+  }
+}
+
+TEST_P(LatentDecodeTest, KeyRanks) {
+  for (const LatentFormat format : {kBF16, kInt4}) {
+    for (const int rank : {16, 48, 96, 128}) {
+      Check(Make("Mha", 4, 4, 128, 2, rank, 2, 64, format, format));
+      Check(Make("Gqa", 8, 2, 128, 2, rank, 2, 160, format, format));
+    }
+  }
+}
+
+TEST_P(LatentDecodeTest, Dense) {
+  for (const LatentFormat format : {kBF16, LatentFormat::kInt8, kInt4, LatentFormat::kInt2}) {
+    Check(MakeDense("Mha", 8, 8, 128, 1, format));
+    Check(MakeDense("Gqa", 8, 2, 128, 2, format));
+    Check(MakeDense("Gqa64", 12, 3, 64, 1, format));
+  }
+}
+
+// Several stages of the ring, cache blocks shorter and longer than a stage.
+TEST_P(LatentDecodeTest, BlockSizes) {
+  for (const int block_size : {16, 64, 256}) {
+    for (const LatentFormat format : {kBF16, kInt4}) {
+      AttentionCase c = Make("Mha", 2, 2, 128, 1, 32, 1, 96, format, format);
+      c.block_size = block_size;
+      c.sequences = {{2000, 1}, {63, 1}, {1, 1}, {129, 1}};
+      Check(c);
+      c = MakeDense("Dense", 4, 1, 128, 1, format);
+      c.block_size = block_size;
+      c.sequences = {{1500, 1}, {65, 1}};
       Check(c);
     }
   }

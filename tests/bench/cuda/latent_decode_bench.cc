@@ -31,6 +31,10 @@ struct Case {
   LatentFormat format;
   int64_t context;
   int batch;
+
+  bool dense() const { return key_rank == 0; }  // rank 0: the heads themselves, group 1
+  int KeyRow() const { return dense() ? kHeadDim : key_rank; }
+  int ValueRow() const { return dense() ? kHeadDim : value_rank; }
 };
 
 std::vector<uint16_t> RandomBF16(size_t count, float deviation) {
@@ -69,8 +73,8 @@ class Problem {
     const int64_t layer_bytes = c.batch * c.context * TokenBytes();
     layers_ = static_cast<int>(std::max<int64_t>(2, kColdBytes / layer_bytes));
     if (layer_bytes > kColdBytes) layers_ = 1;
-    key_segments_ = MakeSegments(c.key_group, c.key_rank);
-    value_segments_ = MakeSegments(c.value_group, c.value_rank);
+    key_segments_ = MakeSegments(c.key_group, c.KeyRow());
+    value_segments_ = MakeSegments(c.value_group, c.ValueRow());
     pool_.block_bytes = offset_;
     pool_.block_size = kBlockTokens;
     pool_.num_blocks = blocks;
@@ -83,8 +87,8 @@ class Problem {
   // Bytes that one token of one layer takes in the cache.
   int64_t TokenBytes() const {
     const int64_t scale = IsQuantized(case_.format) ? kScaleBytes : 0;
-    return case_.kv_heads / case_.key_group * (RowBytes(case_.format, case_.key_rank) + scale) +
-           case_.kv_heads / case_.value_group * (RowBytes(case_.format, case_.value_rank) + scale);
+    return case_.kv_heads / case_.key_group * (RowBytes(case_.format, case_.KeyRow()) + scale) +
+           case_.kv_heads / case_.value_group * (RowBytes(case_.format, case_.ValueRow()) + scale);
   }
 
   // Median microseconds of one attention call.
@@ -139,8 +143,8 @@ class Problem {
   void Fill(int64_t blocks) {
     const int64_t rows = std::min<int64_t>(blocks * kBlockTokens, 1024);
     for (const bool key : {true, false}) {
-      const int64_t columns = key ? case_.kv_heads / case_.key_group * case_.key_rank
-                                  : case_.kv_heads / case_.value_group * case_.value_rank;
+      const int64_t columns = key ? case_.kv_heads / case_.key_group * case_.KeyRow()
+                                  : case_.kv_heads / case_.value_group * case_.ValueRow();
       const std::vector<uint16_t> values = RandomBF16(rows * columns, 1.0f);
       const Buffer x = Upload(values.data(), values.size() * 2);
       std::vector<int64_t> slots(rows);
@@ -180,11 +184,11 @@ class Problem {
 
   void MakeInputs(int64_t blocks) {
     const Case& c = case_;
-    for (int g = 0; g < c.kv_heads / c.key_group; ++g) {
+    for (int g = 0; !c.dense() && g < c.kv_heads / c.key_group; ++g) {
       key_up_.push_back(
           KeepRandom(1.0f / std::sqrt(c.key_rank), {int64_t{c.key_group} * kHeadDim, c.key_rank}));
     }
-    for (int g = 0; g < c.kv_heads / c.value_group; ++g) {
+    for (int g = 0; !c.dense() && g < c.kv_heads / c.value_group; ++g) {
       value_up_.push_back(KeepRandom(1.0f / std::sqrt(c.value_rank),
                                      {int64_t{c.value_group} * kHeadDim, c.value_rank}));
     }
@@ -279,17 +283,41 @@ struct Split {
   int key_group, key_rank, value_group, value_rank;
 };
 
+// The shapes that the marks are set for, and dense caches.
+std::vector<Case> KeyCases() {
+  std::vector<Case> cases;
+  for (const int kv_heads : {32, 8}) {
+    for (const LatentFormat format : {LatentFormat::kBF16, LatentFormat::kInt4}) {
+      for (const auto& [context, batch] :
+           std::vector<std::pair<int64_t, int>>{{65536, 1}, {kMaxContext, 1}, {16384, 32}}) {
+        cases.push_back({kv_heads, 1, 32, 1, 96, format, context, batch});
+        if (context == kMaxContext) continue;
+        cases.push_back({kv_heads, 1, 0, 1, 0, format, context, batch});
+        if (context != 65536) continue;
+        cases.push_back({kv_heads, 2, 64, 2, 192, format, context, batch});
+      }
+    }
+    cases.push_back({kv_heads, 1, 32, 1, 96, LatentFormat::kInt8, 65536, 1});
+    cases.push_back({kv_heads, 1, 32, 1, 96, LatentFormat::kBF16, 4096, 1});
+  }
+  return cases;
+}
+
 int Main(bool quick) {
   BackendOptions options;
   options.device = "cuda:0";
   const std::unique_ptr<Backend> backend = CreateBackend(options);
   const double bandwidth = CopyBandwidth(backend.get());
   std::printf("{\"device\": \"%s\", \"copy_gbps\": %.0f}\n", backend->isa().c_str(), bandwidth);
-  // Half of the numbers kept: key and value rank add up to head_dim per head.
-  const std::vector<Split> splits = {{1, 32, 1, 96}, {2, 64, 2, 192}, {1, 64, 1, 64}};
-  std::vector<std::pair<int64_t, int>> sizes = {
+  // Half of the numbers kept (the fourth: three eighths); the last: dense.
+  const std::vector<Split> splits = {
+      {1, 32, 1, 96}, {2, 64, 2, 192}, {1, 64, 1, 64}, {4, 128, 4, 256}, {1, 0, 1, 0}};
+  if (quick) {
+    for (const Case& c : KeyCases()) Report(backend.get(), c, bandwidth);
+    return 0;
+  }
+  const std::vector<std::pair<int64_t, int>> sizes = {
       {4096, 1}, {16384, 1}, {65536, 1}, {kMaxContext, 1}, {16384, 32}};
-  if (quick) sizes = {{65536, 1}, {16384, 32}};
   for (const int kv_heads : {32, 8}) {
     for (const Split& s : splits) {
       for (const LatentFormat format :
@@ -297,7 +325,7 @@ int Main(bool quick) {
             LatentFormat::kInt2}) {
         const bool rare = format == LatentFormat::kInt3 || format == LatentFormat::kInt2;
         for (const auto& [context, batch] : sizes) {
-          if (rare && (context != 65536 || quick)) continue;
+          if (rare && (context != 65536)) continue;
           const Case c{kv_heads,     s.key_group, s.key_rank, s.value_group,
                        s.value_rank, format,      context,    batch};
           Report(backend.get(), c, bandwidth);

@@ -268,7 +268,7 @@ std::vector<ConfigKey> EngineKeys() {
               "429. 0: not bounded."),
       Choice("engine.policy", {"priority", "fcfs", "fair"}, PALU_FIELD(engine.policy),
              "Who starts next. priority: lower values of the request's priority first; fcfs: by "
-             "arrival; fair: API keys and users take turns by the tokens that they use."),
+             "arrival; fair: users (field user) take turns by the tokens that they use."),
       Duration("engine.ageing", milliseconds(0), PALU_FIELD(engine.ageing),
                "Waiting time that makes up for one step of priority, so that nothing starves. "
                "0: priorities are strict."),

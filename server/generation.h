@@ -26,7 +26,7 @@ struct GenerationSpec {
   SamplingParams sampling;                    // max_tokens is set by the mapper
   int n = 1;
   int priority = 0;
-  std::string tenant;  // whose share it is charged to: the API key's name, else the user
+  std::string tenant;                // whose share it is charged to: the request's user
   Pooling pooling = Pooling::kNone;  // if not: no generation, one vector per prompt
   std::vector<std::string> bad_words;
   std::string cache_salt;  // empty: none

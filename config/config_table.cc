@@ -241,6 +241,9 @@ std::vector<ConfigKey> ModelKeys() {
       Choice("model.weights", {"bf16", "int8", "int4"}, PALU_FIELD(model.weights),
              "Weight matrices in memory. bf16: as stored (f16 and f32 too); int8 and int4: rounded "
              "at load, in groups of 32 (int4 keeps the output layer at int8). CPU only."),
+      Choice("model.tool_parser", {"auto", "llama3", "hermes", "mistral", "json"},
+             PALU_FIELD(model.tool_parser),
+             "How the model writes tool calls. auto: as its chat template shows."),
   };
 }
 

@@ -15,6 +15,8 @@ struct ModelOptions {
   std::string pooling = "auto";  // of embeddings: auto (the checkpoint's, else last) | mean | last
   // Matrices in memory: bf16 (as stored: f16 and f32 too) | int8 | int4, rounded at load.
   std::string weights = "bf16";
+  // auto (as the chat template shows) | llama3 | hermes | mistral | json
+  std::string tool_parser = "auto";
 };
 
 struct EngineOptions {

@@ -75,6 +75,7 @@ bool App::PollLoaded() {
   parts.engine = model_->engine.get();
   parts.tokenizer = model_->tokenizer.get();
   parts.chat_template = model_->chat_template.get();
+  parts.structured = model_->structured.get();
   parts.pool = &pool_;
   parts.backend = &model_->runner->backend();
   parts.max_queue_requests = config_.engine.max_queue_requests;

@@ -17,6 +17,7 @@
 #include "server/http_server.h"
 #include "server/model_service.h"
 #include "server/request_counters.h"
+#include "server/structured/structured_output.h"
 #include "server/text/chat_template.h"
 #include "server/text/tokenizer.h"
 #include "server/text_pool.h"
@@ -27,7 +28,8 @@ namespace palu {
 struct LoadedModel {
   std::unique_ptr<ModelRunner> runner;
   std::unique_ptr<Tokenizer> tokenizer;
-  std::unique_ptr<ChatTemplate> chat_template;  // may be null
+  std::unique_ptr<ChatTemplate> chat_template;               // may be null
+  std::unique_ptr<structured::StructuredOutput> structured;  // outlives what the engine runs
   std::unique_ptr<Engine> engine;
   ModelInfo info;
 };

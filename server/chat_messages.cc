@@ -6,6 +6,8 @@
 #include <string_view>
 #include <utility>
 
+#include "server/openai_structured.h"
+
 namespace palu {
 namespace {
 
@@ -56,9 +58,11 @@ void ParseToolCallArguments(const std::string& path, nlohmann::ordered_json* mes
     }
     nlohmann::ordered_json& arguments = call["function"]["arguments"];
     if (!arguments.is_string()) continue;
-    const Result<nlohmann::json> parsed = ParseJson(arguments.get_ref<const std::string&>());
+    const Result<nlohmann::ordered_json> parsed =
+        ParseOrdered(arguments.get_ref<const std::string&>());
     if (!parsed) return fields->Fail(call_path + ".function.arguments", "is not valid JSON");
-    arguments = nlohmann::ordered_json(*parsed);
+    nlohmann::ordered_json value = *parsed;
+    arguments = std::move(value);
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -12,6 +13,10 @@
 #include "engine/request.h"
 
 namespace palu {
+
+namespace structured {
+struct StructuredSpec;
+}  // namespace structured
 
 using Prompt = std::variant<std::string, std::vector<int32_t>>;
 
@@ -28,6 +33,7 @@ struct GenerationSpec {
   int priority = 0;
   std::string tenant;                // whose share it is charged to: the request's user
   Pooling pooling = Pooling::kNone;  // if not: no generation, one vector per prompt
+  std::shared_ptr<const structured::StructuredSpec> structured;  // null: text of any form
   std::vector<std::string> bad_words;
   std::string cache_salt;  // empty: none
   std::vector<std::string> stop;

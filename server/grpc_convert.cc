@@ -6,6 +6,7 @@
 
 #include "server/error_table.h"
 #include "server/openai_logprobs.h"
+#include "server/openai_structured.h"
 
 namespace palu {
 namespace {
@@ -50,6 +51,38 @@ void SetSampling(const v1::SamplingParams& p, GenerationSpec* spec) {
   if (p.has_n()) spec->n = p.n();
   spec->stop.assign(p.stop().begin(), p.stop().end());
   spec->include_stop_str = p.include_stop_str_in_output();
+}
+
+Status SetStructure(const v1::Structure& structure, GenerationSpec* spec) {
+  using Kind = structured::StructuredSpec::Kind;
+  auto form = std::make_shared<structured::StructuredSpec>();
+  if (structure.json_object()) {
+    form->kind = Kind::kJsonObject;
+    form->param = "structure.json_object";
+  } else if (structure.has_json_schema()) {
+    form->kind = Kind::kJsonSchema;
+    form->param = "structure.json_schema";
+    const auto schema = ParseOrdered(structure.json_schema());
+    if (!schema) {
+      return InvalidArgument("'structure.json_schema' is not valid JSON", form->param);
+    }
+    form->schema = *schema;
+  } else if (structure.has_regex() || structure.has_grammar()) {
+    form->kind = structure.has_regex() ? Kind::kRegex : Kind::kGrammar;
+    form->param = structure.has_regex() ? "structure.regex" : "structure.grammar";
+    form->text = structure.has_regex() ? structure.regex() : structure.grammar();
+  } else if (structure.has_choice()) {
+    form->kind = Kind::kChoice;
+    form->param = "structure.choice";
+    const auto& choices = structure.choice().choices();
+    form->choices.assign(choices.begin(), choices.end());
+    if (choices.empty())
+      return InvalidArgument("'structure.choice' must not be empty", form->param);
+  } else {
+    return {};
+  }
+  spec->structured = std::move(form);
+  return {};
 }
 
 v1::LatentProjectionInfo ProjectionInfo(const ProjectionSpec& spec) {
@@ -106,6 +139,9 @@ Result<GenerationSpec> ToGenerationSpec(const v1::GenerateRequest& request) {
     return tl::unexpected(InvalidArgument("'text' or 'tokens' is required", "prompt"));
   }
   SetSampling(request.sampling(), &spec);
+  if (Status form = SetStructure(request.structure(), &spec); !form.ok()) {
+    return tl::unexpected(form);
+  }
   return spec;
 }
 

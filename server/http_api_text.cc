@@ -96,6 +96,7 @@ void HttpApi::ChatCompletions(const Call& call) {
   Result<std::string> prompt = (*service)->RenderChat(request->chat);
   if (!prompt) return Fail(call, prompt.error());
   request->spec.prompts.emplace_back(std::move(*prompt));
+  request->options.tool_format = (*service)->tool_format();
   Generate(call, **service, std::move(request->spec), request->options);
 }
 

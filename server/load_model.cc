@@ -48,6 +48,14 @@ Pooling DefaultPooling(const ModelOptions& model) {
                                                                           : Pooling::kLast;
 }
 
+structured::ToolFormat ToolFormatOf(const std::string& setting, const ChatTemplate* chat_template) {
+  if (setting == "llama3") return structured::ToolFormat::kLlama3;
+  if (setting == "hermes") return structured::ToolFormat::kHermes;
+  if (setting == "mistral") return structured::ToolFormat::kMistral;
+  if (setting == "json" || chat_template == nullptr) return structured::ToolFormat::kJson;
+  return structured::ToolFormatOfTemplate(chat_template->source());
+}
+
 std::string Bytes(double bytes) {
   const char* units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
   size_t unit = 0;
@@ -77,6 +85,9 @@ std::unique_ptr<LoadedModel> LoadModel(const ServerConfig& config) {
   const ModelConfig& model = loaded->runner->config();
   const EngineLimits limits = loaded->runner->limits();
   CheckTokenizer(config.model, *loaded->tokenizer, model.vocab_size);
+  loaded->structured = std::make_unique<structured::StructuredOutput>(
+      *loaded->tokenizer, limits.eos_token_ids,
+      ToolFormatOf(config.model.tool_parser, loaded->chat_template.get()));
   loaded->engine = std::make_unique<Engine>(config.engine, limits, loaded->runner.get());
 
   ModelInfo& info = loaded->info;

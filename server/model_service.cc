@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "server/request_mapper.h"
+#include "server/structured/structured_output.h"
 
 namespace palu {
 
@@ -38,7 +39,24 @@ Result<std::vector<Request>> ModelService::Map(const GenerationSpec& spec) const
                                               " requests that this server queues",
                                           "prompt"));
   }
-  return MapGeneration(spec, *parts_.tokenizer, parts_.engine->limits());
+  Result<std::vector<Request>> requests =
+      MapGeneration(spec, *parts_.tokenizer, parts_.engine->limits());
+  if (!requests || spec.structured == nullptr || !spec.structured->constrains()) return requests;
+  if (parts_.structured == nullptr) {
+    return tl::unexpected(
+        InvalidArgument("'" + spec.structured->param + "' is not supported by this server",
+                        spec.structured->param));
+  }
+  const Result<std::shared_ptr<const TokenConstraint>> constraint =
+      parts_.structured->Constrain(*spec.structured, spec.sampling.stop_token_ids);
+  if (!constraint) return tl::unexpected(constraint.error());
+  for (Request& request : *requests) request.constraint = *constraint;
+  return requests;
+}
+
+structured::ToolFormat ModelService::tool_format() const {
+  return parts_.structured == nullptr ? structured::ToolFormat::kJson
+                                      : parts_.structured->tool_format();
 }
 
 Result<std::shared_ptr<ResponsePump>> ModelService::Generate(const std::vector<Request>& requests,

@@ -14,11 +14,16 @@
 #include "server/generation.h"
 #include "server/response_pump.h"
 #include "server/sink.h"
+#include "server/structured/structured_spec.h"
 #include "server/text/chat_template.h"
 #include "server/text/tokenizer.h"
 #include "server/text_pool.h"
 
 namespace palu {
+
+namespace structured {
+class StructuredOutput;
+}  // namespace structured
 
 // Facts about the model; immutable.
 struct ModelInfo {
@@ -46,6 +51,7 @@ class ModelService {
     TextPool* pool = nullptr;
     const Backend* backend = nullptr;  // for its memory gauges; may be null
     int max_queue_requests = 0;
+    structured::StructuredOutput* structured = nullptr;  // null: outputs of any form only
   };
   ModelService(ModelInfo info, const Parts& parts);
 
@@ -54,6 +60,7 @@ class ModelService {
   Engine& engine() const { return *parts_.engine; }
   TextPool* pool() const { return parts_.pool; }
   const Backend* backend() const { return parts_.backend; }
+  structured::ToolFormat tool_format() const;
 
   // kNotFound unless the name is empty or the served one.
   Status CheckModel(const std::string& name) const;

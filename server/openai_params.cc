@@ -127,41 +127,14 @@ void ReadSharedParams(JsonFields* fields, GenerationSpec* spec, OpenAiOptions* o
 }
 
 void RefuseUnsupported(JsonFields* fields) {
-  static constexpr std::array kUnsupported = {"suffix",
-                                              "tools",
-                                              "functions",
-                                              "function_call",
-                                              "guided_json",
-                                              "guided_regex",
-                                              "guided_choice",
-                                              "guided_grammar",
-                                              "structured_outputs",
-                                              "prompt_embeds",
-                                              "logits_processors",
-                                              "audio",
-                                              "use_beam_search",
-                                              "prediction",
-                                              "structural_tag"};
+  static constexpr std::array kUnsupported = {
+      "suffix", "functions",  "function_call",  "prompt_embeds",  "logits_processors",
+      "audio",  "prediction", "structural_tag", "use_beam_search"};
   for (const char* name : kUnsupported) {
     const nlohmann::json* value = fields->Get(name);
     if (value != nullptr && !AsksForNothing(*value)) {
       fields->Fail(name, "is not supported by this server yet");
     }
-  }
-  bool parallel_tool_calls = true;
-  fields->Bool("parallel_tool_calls", &parallel_tool_calls);
-  const nlohmann::json* choice = fields->Get("tool_choice");
-  if (choice != nullptr && *choice != "none" && *choice != "auto") {
-    fields->Fail("tool_choice", "is not supported by this server yet, unless it is 'none'");
-  }
-  const nlohmann::json* format = fields->Get("response_format");
-  if (format == nullptr) return;
-  if (!format->is_object() || !format->contains("type")) {
-    return fields->Fail("response_format", "must be an object with a 'type'");
-  }
-  if ((*format)["type"] != "text") {
-    fields->Fail("response_format.type",
-                 "is not supported by this server yet, unless it is 'text'");
   }
 }
 

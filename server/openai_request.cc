@@ -8,6 +8,7 @@
 #include "server/json_fields.h"
 #include "server/openai_params.h"
 #include "server/openai_prompts.h"
+#include "server/openai_structured.h"
 
 namespace palu {
 namespace {
@@ -58,6 +59,8 @@ Result<CompletionRequest> ParseCompletionRequest(std::string_view body) {
   CompletionRequest request;
   JsonFields fields(*json, "");
   ReadSharedParams(&fields, &request.spec, &request.options);
+  ReadStructured(&fields, body, &request.spec);
+  RefuseTools(&fields);
   ReadPrompts(&fields, "prompt", &request.spec.prompts);
   request.spec.default_max_tokens = kCompletionDefaultMaxTokens;
   fields.OptionalInt("max_tokens", 0, kMaxInt, &request.spec.max_tokens);
@@ -82,6 +85,8 @@ Result<ChatRequest> ParseChatRequest(std::string_view body) {
   // A rendered template already has the special tokens that belong there.
   request.spec.add_special_tokens = false;
   ReadSharedParams(&fields, &request.spec, &request.options);
+  ReadStructured(&fields, body, &request.spec);
+  ReadTools(&fields, body, &request);
   ReadMessages(&fields, &request.chat.messages);
   ReadTemplateFields(&fields, &request.chat);
   fields.OptionalInt("max_tokens", 1, kMaxInt, &request.spec.max_tokens);

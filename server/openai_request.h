@@ -1,6 +1,7 @@
 // Bodies of the OpenAI-style routes, parsed and validated. Pure functions: no sockets, no model.
 #pragma once
 
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include "engine/status.h"
 #include "server/generation.h"
+#include "server/structured/structured_spec.h"
 #include "server/text/chat_template.h"
 
 namespace palu {
@@ -25,6 +27,9 @@ struct OpenAiOptions {
   int top_logprobs = 0;  // entries shown per token; meaningful with logprobs
   int prompt_logprobs = -1;
   int keep = 0;  // of the n choices the likeliest so many are shown; 0: all
+  // Chats with tools that may be called; null: text is text.
+  std::shared_ptr<const structured::ToolRequest> tools;
+  structured::ToolFormat tool_format = structured::ToolFormat::kJson;  // the model's
 };
 
 struct CompletionRequest {

@@ -21,8 +21,9 @@ nlohmann::ordered_json StopReasonJson(const ChoiceDelta& delta) {
   return nullptr;
 }
 
-const char* FinishReasonName(FinishReason reason) {
-  return reason == FinishReason::kLength ? "length" : "stop";
+const char* FinishReasonName(FinishReason reason, bool called) {
+  if (reason == FinishReason::kLength) return "length";
+  return called ? "tool_calls" : "stop";
 }
 
 std::string Dump(const nlohmann::ordered_json& json) {
@@ -92,9 +93,16 @@ nlohmann::ordered_json UnaryResponse::ChoiceJson(size_t index, size_t shown_inde
   const OpenAiOptions& options = context_.options;
   const size_t prompt = index / static_cast<size_t>(context_.n);
   nlohmann::ordered_json json = {{"index", shown_index}};
+  bool called = false;
   nlohmann::ordered_json logprobs;
   if (options.chat) {
-    json["message"] = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
+    if (options.tools != nullptr) {
+      ToolCallMessage message(options.tool_format, *options.tools);
+      json["message"] = message.Whole(choice.text);
+      called = message.called();
+    } else {
+      json["message"] = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
+    }
     if (options.logprobs) {
       logprobs = ChatLogprobsJson(choice.tokens, options.top_logprobs, *context_.tokenizer);
     }
@@ -112,7 +120,8 @@ nlohmann::ordered_json UnaryResponse::ChoiceJson(size_t index, size_t shown_inde
     }
   }
   json["logprobs"] = std::move(logprobs);
-  json["finish_reason"] = FinishReasonName(choice.last.finish.value_or(FinishReason::kStop));
+  json["finish_reason"] =
+      FinishReasonName(choice.last.finish.value_or(FinishReason::kStop), called);
   json["stop_reason"] = StopReasonJson(choice.last);
   if (!options.chat && options.prompt_logprobs >= 0) {
     json["prompt_logprobs"] = PromptLogprobsJsonOf(prompt);

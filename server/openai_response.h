@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "server/openai_logprobs.h"
 #include "server/openai_request.h"
+#include "server/openai_tool_calls.h"
 #include "server/sink.h"
 #include "server/text/tokenizer.h"
 
@@ -31,7 +33,8 @@ struct ResponseContext {
 // Shared by both forms.
 nlohmann::ordered_json UsageJson(const GenerationUsage& usage);
 nlohmann::ordered_json StopReasonJson(const ChoiceDelta& delta);
-const char* FinishReasonName(FinishReason reason);
+// called: the choice has tool calls.
+const char* FinishReasonName(FinishReason reason, bool called = false);
 // Bytes that are no UTF-8 become U+FFFD.
 std::string Dump(const nlohmann::ordered_json& json);
 // {"error": {...}} of docs/api.md.
@@ -75,6 +78,7 @@ class StreamResponse {
   struct Choice {
     bool started = false;
     LegacyLogprobs legacy;
+    std::unique_ptr<ToolCallMessage> tools;  // if the request has some
   };
   nlohmann::ordered_json Chunk() const;
   void AddEvent(const nlohmann::ordered_json& chunk, std::string* events) const;

@@ -40,7 +40,8 @@ std::string StreamResponse::ChatEvents(const ChoiceDelta& delta, const Generatio
     json["logprobs"] = std::move(logprobs);
     json["finish_reason"] = nullptr;
     if (last) {
-      json["finish_reason"] = FinishReasonName(*delta.finish);
+      const bool called = choice.tools != nullptr && choice.tools->called();
+      json["finish_reason"] = FinishReasonName(*delta.finish, called);
       json["stop_reason"] = StopReasonJson(delta);
     }
     nlohmann::ordered_json chunk = Chunk();
@@ -55,15 +56,24 @@ std::string StreamResponse::ChatEvents(const ChoiceDelta& delta, const Generatio
   };
   if (!choice.started) {
     choice.started = true;
+    if (const auto& tools = context_.options.tools) {
+      choice.tools = std::make_unique<ToolCallMessage>(context_.options.tool_format, *tools);
+    }
     add({{"role", "assistant"}, {"content", ""}}, nullptr, false);
   }
   nlohmann::ordered_json logprobs;
   if (context_.options.logprobs && !delta.tokens.empty()) {
     logprobs = ChatLogprobsJson(delta.tokens, context_.options.top_logprobs, *context_.tokenizer);
   }
-  if (delta.text.empty() && logprobs.is_null() && !delta.finish) return events;
   nlohmann::ordered_json message = nlohmann::ordered_json::object();
-  if (!delta.text.empty()) message["content"] = delta.text;
+  if (choice.tools != nullptr) {
+    for (auto& part : choice.tools->Deltas(delta.text, delta.finish.has_value())) {
+      add(std::move(part), std::exchange(logprobs, nullptr), false);
+    }
+  } else if (!delta.text.empty()) {
+    message["content"] = delta.text;
+  }
+  if (message.empty() && logprobs.is_null() && !delta.finish) return events;
   add(std::move(message), std::move(logprobs), delta.finish.has_value());
   return events;
 }

@@ -31,6 +31,7 @@ import test_security  # noqa: E402,F401
 import test_shapes  # noqa: E402,F401
 import test_stream  # noqa: E402,F401
 import test_tls  # noqa: E402,F401
+import test_structured  # noqa: E402,F401
 
 
 def main():

@@ -56,8 +56,8 @@ BAD_VALUES = [
     ("truncate_prompt_tokens", 0), ("truncate_prompt_tokens", -2), ("priority", "x"),
     ("model", 5), ("user", 5), ("request_id", 5), ("add_special_tokens", 1),
     ("suffix", "x"), ("bad_words", [5]), ("bad_words", [""]), ("bad_words", 5),
-    ("cache_salt", ""), ("cache_salt", 5), ("guided_regex", "a+"), ("guided_choice", ["a"]),
-    ("guided_json", {"type": "object"}), ("response_format", {"type": "json_object"}),
+    ("cache_salt", ""), ("cache_salt", 5), ("guided_regex", "a+("), ("guided_choice", ["a", 5]),
+    ("guided_json", {"type": "nothing"}), ("response_format", {"type": "json"}),
     ("response_format", "text"), ("tools", [{"type": "function"}]), ("tool_choice", "required"),
 ]
 

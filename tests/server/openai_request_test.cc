@@ -116,8 +116,16 @@ TEST(CompletionRequest, WrongValuesNameTheirField) {
       {R"(,"bad_words":[""])", "bad_words[0]"},
       {R"(,"cache_salt":"")", "cache_salt"},
       {R"(,"suffix":"x")", "suffix"},
-      {R"(,"guided_regex":"x")", "guided_regex"},
-      {R"(,"response_format":{"type":"json_object"})", "response_format.type"},
+      {R"(,"guided_regex":5)", "guided_regex"},
+      {R"(,"guided_regex":"x","guided_choice":["y"])", "guided_choice"},
+      {R"(,"guided_choice":["a",""])", "guided_choice[1]"},
+      {R"(,"guided_json":"{")", "guided_json"},
+      {R"(,"structured_outputs":{"choice":"a"})", "structured_outputs.choice"},
+      {R"(,"response_format":{"type":"xml"})", "response_format.type"},
+      {R"(,"response_format":{"type":"json_schema","json_schema":{}})",
+       "response_format.json_schema"},
+      {R"(,"structural_tag":"x")", "structural_tag"},
+      {R"(,"tools":[{"type":"function"}])", "tools"},
       {R"(,"tool_choice":"required")", "tool_choice"},
   };
   for (const auto& [fields, param] : cases) EXPECT_EQ(CompletionParam(fields), param) << fields;

@@ -21,7 +21,7 @@ def rows():
         arguments = cells[-1]
         kind = ("none" if "no compression" in arguments else
                 "palu" if "--method palu" in arguments else "ours")
-        out.append((int(cells[0].replace(",", "")), float(cells[2]), kind))
+        out.append((int(cells[0].replace(",", "")), float(cells[2].split()[0]), kind))
     return out
 
 
@@ -69,5 +69,6 @@ def draw(points):
 
 
 if __name__ == "__main__":
+    picture = draw(rows())
     with open(os.path.join(HERE, "quality.svg"), "w", encoding="utf-8") as target:
-        target.write(draw(rows()))
+        target.write(picture)

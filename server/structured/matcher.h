@@ -91,7 +91,6 @@ class Matcher {
   void Follow(Place place);
   void FollowNode(const Place& place);
   void FollowRepetition(const Place& place);
-  void Begin(std::vector<Place>* places) const { places->clear(); }
   StateId Intern();
   int32_t DistanceOf(int32_t place, int32_t count, int32_t below) const;
 

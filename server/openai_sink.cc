@@ -13,10 +13,7 @@ HttpResponse ErrorResponse(const Status& status) {
 
 HttpOutcome OutcomeOf(const PumpOutput& output) {
   HttpOutcome outcome;
-  outcome.finish = "stop";
-  for (const ChoiceDelta& delta : output.deltas) {
-    if (delta.finish) outcome.finish = FinishReasonName(*delta.finish);
-  }
+  outcome.finish = output.finish ? FinishReasonName(*output.finish) : "stop";
   if (!output.status.ok()) outcome.finish = MapStatusCode(output.status.code).type;
   outcome.prompt_tokens = output.usage.prompt_tokens;
   outcome.completion_tokens = output.usage.completion_tokens;

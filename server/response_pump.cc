@@ -57,6 +57,7 @@ void ResponsePump::RunOnce() {
   // One failed prompt fails the response; the others end at the next step.
   if (!output.status.ok()) output.finished = true;
   output.usage = usage_;
+  output.finish = finish_;
   output.timing = timing_;
   finished_ = output.finished;
   if (finished_ || !output.deltas.empty() || !output.prompt_logprobs.empty() ||
@@ -128,6 +129,7 @@ ChoiceDelta ResponsePump::ToText(int prompt, OutputDelta delta) {
     out.stop_string = choice.stop.matched();
     streams_[static_cast<size_t>(prompt)].handle.stream().StopChoice(delta.choice);
   }
+  if (out.finish) finish_ = out.finish;
   out.tokens = std::move(delta.tokens);
   return out;
 }

@@ -71,6 +71,7 @@ class ResponsePump : public std::enable_shared_from_this<ResponsePump> {
   std::vector<std::unique_ptr<Choice>> choices_;
   GenerationUsage usage_;
   RequestTiming timing_;
+  std::optional<FinishReason> finish_;  // of the choice that ended last
   bool finished_ = false;
   std::atomic<bool> cancelled_{false};
   std::atomic<int> scheduled_{0};  // Run is queued or running while not 0

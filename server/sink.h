@@ -42,10 +42,11 @@ struct PumpOutput {
   std::vector<ChoiceDelta> deltas;
   std::vector<PromptLogprobs> prompt_logprobs;
   std::vector<PromptEmbedding> embeddings;
-  GenerationUsage usage;  // so far
-  bool finished = false;  // nothing follows
-  Status status;          // with finished; not ok: the response failed
-  RequestTiming timing;   // with finished; of all prompts together
+  GenerationUsage usage;               // so far
+  std::optional<FinishReason> finish;  // of the choice that ended last, so far
+  bool finished = false;               // nothing follows
+  Status status;                       // with finished; not ok: the response failed
+  RequestTiming timing;                // with finished; of all prompts together
 };
 
 // Send is called on the text pool, by one thread at a time. full() is asked from there too.

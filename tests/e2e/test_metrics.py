@@ -107,7 +107,9 @@ def labels_are_bounded(server):
               if key.startswith("palu:http_requests_total")}
     check(routes <= {"/", "/web/*", "/health", "/ready", "/version", "/metrics", "/openapi.json",
                      "/v1/models", "/v1/models/*", "/v1/completions", "/v1/chat/completions",
-                     "/tokenize", "/detokenize", "other"}, routes)
+                     "/v1/embeddings", "/tokenize", "/detokenize", "/debug/engine", "other"} |
+          {route for route in routes if route.startswith("/v2/")}, routes)
+    check("/a" not in routes and "/v1/models/x" not in routes, routes)
 
 
 @case("metrics")

@@ -37,6 +37,11 @@ class CollectingSink : public Sink {
     return changed_.wait_for(lock, std::chrono::seconds(10),
                              [this] { return !outputs_.empty() && outputs_.back().finished; });
   }
+  bool WaitCount(size_t count) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::seconds(10),
+                             [&] { return outputs_.size() >= count; });
+  }
   std::string Text(int index) const {
     std::lock_guard<std::mutex> lock(mutex_);
     std::string text;
@@ -174,6 +179,17 @@ TEST_F(ResponsePumpTest, StopTokenIsCountedButNotShown) {
   EXPECT_EQ(sink_->Text(0), "ab");
   EXPECT_EQ(sink_->outputs().back().usage.completion_tokens, 3);
   EXPECT_EQ(sink_->outputs()[0].deltas[0].stop_token, '!');
+}
+
+// The last output may come after the one that ended its choice.
+TEST_F(ResponsePumpTest, LastOutputTellsHowItEnded) {
+  Make(1, {})->Start();
+  streams_[0]->Publish(Delta(0, "ab", FinishReason::kLength));
+  ASSERT_TRUE(sink_->WaitCount(1));
+  streams_[0]->Finish({}, {});
+  ASSERT_TRUE(sink_->WaitFinished());
+  EXPECT_TRUE(sink_->outputs().back().deltas.empty());
+  EXPECT_EQ(sink_->outputs().back().finish, FinishReason::kLength);
 }
 
 TEST_F(ResponsePumpTest, SeveralPromptsMakeOneResponse) {

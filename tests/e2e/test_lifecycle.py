@@ -31,7 +31,7 @@ def startup_block():
     server = Server()
     try:
         text = server.log_text()
-        for pattern in (r"model\s+classics-14m", r"backend\s+cpu", r"weights\s+[\d.]+ MiB",
+        for pattern in (r"model\s+classics-14m", r"backend\s+(cpu|cuda:\d)", r"weights\s+[\d.]+ MiB",
                         r"KV pool\s+[\d.]+ MiB = \d+ tokens = [\d.]+ full-length requests",
                         r"KV per token\s+[\d.]+ bytes .* against [\d.]+ uncompressed"):
             check(re.search(pattern, text), f"no {pattern} in {text}")

@@ -101,22 +101,22 @@ class Service final : public v1::InferenceService::CallbackService {
   grpc::ServerUnaryReactor* Run(const char* method, grpc::CallbackServerContext* context,
                                 std::function<Status(const ModelService&)> work) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    const auto started = std::chrono::steady_clock::now();
+    const CallLog log(context, method);
     std::shared_ptr<void> permit;
     const Status admitted = Admit(shared_, *context, &permit);
     if (!admitted.ok()) {
       const grpc::Status refused = ToGrpcStatus(admitted);
-      NoteGrpcCall(shared_, method, refused, started);
+      log.End(refused, shared_->counters);
       reactor->Finish(refused);
       return reactor;
     }
-    shared_->pool->Post([shared = shared_, reactor, method, started, work = std::move(work),
-                         permit = std::move(permit)] {
-      const auto service = shared->state->Service();
-      const grpc::Status status = ToGrpcStatus(service ? work(**service) : service.error());
-      NoteGrpcCall(shared, method, status, started);
-      reactor->Finish(status);
-    });
+    shared_->pool->Post(
+        [shared = shared_, reactor, log, work = std::move(work), permit = std::move(permit)] {
+          const auto service = shared->state->Service();
+          const grpc::Status status = ToGrpcStatus(service ? work(**service) : service.error());
+          log.End(status, shared->counters);
+          reactor->Finish(status);
+        });
     return reactor;
   }
 

@@ -137,6 +137,19 @@ std::shared_ptr<grpc::ServerCredentials> Credentials(const TlsConfig& tls) {
   return grpc::experimental::TlsServerCredentials(options);
 }
 
+// Also lets clients ping as often as their libraries commonly do, also between calls.
+void SetKeepalive(const GrpcConfig& config, grpc::ServerBuilder* builder) {
+  constexpr int kShortestClientPingMs = 5000;
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                              kShortestClientPingMs);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  if (config.keepalive.count() == 0) return;
+  const int milliseconds = static_cast<int>(config.keepalive.count());
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, milliseconds);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, milliseconds);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+}
+
 std::string AddressOf(const GrpcConfig& config) {
   const bool ipv6 = config.address.find(':') != std::string::npos;
   return (ipv6 ? "[" + config.address + "]" : config.address) + ":" + std::to_string(config.port);
@@ -159,6 +172,7 @@ class GrpcServer::Impl {
     grpc::ServerBuilder builder;
     // Otherwise a second server on the same port would silently share it.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    SetKeepalive(config, &builder);
     builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_bytes));
     builder.AddListeningPort(AddressOf(config), Credentials(tls), &port_);
     builder.RegisterService(&service_);

@@ -128,7 +128,7 @@ void HttpApi::Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
     if (!call.request.origin.empty()) {
       response.headers.emplace_back("Access-Control-Allow-Methods", allow);
       response.headers.emplace_back("Access-Control-Allow-Headers",
-                                    "Authorization, Content-Type, X-Request-Id");
+                                    "Authorization, Content-Type, X-Request-Id, *");
       response.headers.emplace_back("Access-Control-Max-Age", "600");
     }
     return call.reply->Respond(std::move(response));

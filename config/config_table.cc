@@ -330,6 +330,9 @@ std::vector<ConfigKey> HttpKeys() {
                "Time for a client to take what is sent; then the connection is closed."),
       Duration("http.sse_keepalive", milliseconds(100), PALU_FIELD(http.sse_keepalive),
                "Silence in an event stream after which a comment line is sent."),
+      Duration("http.tcp_keepalive", milliseconds(0), PALU_FIELD(http.tcp_keepalive),
+               "Silence after which the kernel probes whether a client is still there; one that "
+               "does not answer is closed after as long again. 0: never."),
       Duration("http.slow_request", milliseconds(0), PALU_FIELD(http.slow_request),
                "Requests that take this long are logged as warnings, with where the time went. 0: "
                "none."),
@@ -350,6 +353,9 @@ std::vector<ConfigKey> OtherKeys() {
               "Port of the gRPC interface; 0: any free one."),
       Size("grpc.max_message_bytes", 1024, PALU_FIELD(grpc.max_message_bytes),
            "Largest message received."),
+      Duration("grpc.keepalive", milliseconds(0), PALU_FIELD(grpc.keepalive),
+               "Silence after which a client is pinged; one that does not answer is closed after "
+               "as long again. 0: never."),
       SecretList("security.api_keys", PALU_FIELD(security.api_keys),
                  "Bearer keys that clients may use, besides those of the file. Better given in the "
                  "environment than as a flag. No key at all: everybody may ask."),

@@ -32,6 +32,7 @@ struct HttpConfig {
   std::chrono::milliseconds idle_timeout{75'000};   // kept-alive connection without a request
   std::chrono::milliseconds write_timeout{60'000};  // client that does not read
   std::chrono::milliseconds sse_keepalive{15'000};  // comment line after so much silence
+  std::chrono::milliseconds tcp_keepalive{60'000};  // silent peers are probed after it; 0: never
   std::chrono::milliseconds slow_request{0};        // logged as a warning from here on; 0: never
   bool log_prompts = false;                         // request bodies in the log
   bool debug = false;                               // GET /debug/engine
@@ -43,6 +44,7 @@ struct GrpcConfig {
   std::string address = "0.0.0.0";
   int port = 8001;  // 0: any free port
   int64_t max_message_bytes = 16 << 20;
+  std::chrono::milliseconds keepalive{60'000};  // silent peers are pinged after it; 0: never
 };
 
 // Who may ask.

@@ -1,7 +1,5 @@
 #include "server/grpc_calls.h"
 
-#include <spdlog/spdlog.h>
-
 #include <utility>
 
 #include "server/openai_embeddings.h"
@@ -12,28 +10,6 @@ namespace {
 
 // Chunks waiting for the transport before the mailbox is left unread.
 constexpr size_t kMaxQueuedChunks = 64;
-
-const char* CodeName(grpc::StatusCode code) {
-  static constexpr const char* kNames[] = {"OK",
-                                           "CANCELLED",
-                                           "UNKNOWN",
-                                           "INVALID_ARGUMENT",
-                                           "DEADLINE_EXCEEDED",
-                                           "NOT_FOUND",
-                                           "ALREADY_EXISTS",
-                                           "PERMISSION_DENIED",
-                                           "RESOURCE_EXHAUSTED",
-                                           "FAILED_PRECONDITION",
-                                           "ABORTED",
-                                           "OUT_OF_RANGE",
-                                           "UNIMPLEMENTED",
-                                           "INTERNAL",
-                                           "UNAVAILABLE",
-                                           "DATA_LOSS",
-                                           "UNAUTHENTICATED"};
-  const auto index = static_cast<size_t>(code);
-  return index < std::size(kNames) ? kNames[index] : "UNKNOWN";
-}
 
 std::optional<std::chrono::steady_clock::time_point> DeadlineOf(
     const grpc::CallbackServerContext& context) {
@@ -47,21 +23,7 @@ std::optional<std::chrono::steady_clock::time_point> DeadlineOf(
 
 Status Admit(GrpcShared* shared, const grpc::CallbackServerContext& context,
              std::shared_ptr<void>* permit) {
-  const auto& metadata = context.client_metadata();
-  const auto found = metadata.find("authorization");
-  const std::string_view value = found == metadata.end()
-                                     ? std::string_view()
-                                     : std::string_view(found->second.data(), found->second.size());
-  return shared->keys->Admit(value, permit);
-}
-
-void NoteGrpcCall(GrpcShared* shared, const char* method, const grpc::Status& status,
-                  std::chrono::steady_clock::time_point started) {
-  const char* code = CodeName(status.error_code());
-  shared->counters->Add(method, code);
-  const double milliseconds =
-      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - started).count();
-  spdlog::info("grpc {} {} {:.1f}ms", method, code, milliseconds);
+  return shared->keys->Admit(MetadataOf(context, "authorization"), permit);
 }
 
 Status PumpCall::Begin(std::shared_ptr<Sink> self) {
@@ -76,7 +38,7 @@ Status PumpCall::Begin(std::shared_ptr<Sink> self) {
   if (!model.ok()) return model;
   spec->deadline = DeadlineOf(*context_);
   spec->request_id = SanitizeRequestId(spec->request_id);
-  if (spec->request_id.empty()) spec->request_id = NewRequestId();
+  if (spec->request_id.empty()) spec->request_id = log_.id();
   request_id_ = spec->request_id;
   const Result<std::vector<Request>> requests = service_->Map(*spec);
   if (!requests) return requests.error();
@@ -135,7 +97,9 @@ void UnaryGenerateCall::Prepare(const GenerationSpec& spec) {
 
 void UnaryGenerateCall::Send(const PumpOutput& output) {
   AddToResponse(output, detail_, service_->tokenizer(), response_);
-  if (output.finished) End(output.status);
+  if (!output.finished) return;
+  log_.SetOutcome(OutcomeOf(output));
+  End(output.status);
 }
 
 Result<GenerationSpec> EmbedCall::MakeSpec() {
@@ -162,6 +126,7 @@ void EmbedCall::Send(const PumpOutput& output) {
   }
   if (!output.finished) return;
   *response_->mutable_usage() = ToProto(output.usage);
+  log_.SetOutcome(OutcomeOf(output));
   End(output.status);
 }
 
@@ -190,7 +155,9 @@ void StreamGenerateCall::Send(const PumpOutput& output) {
     for (v1::GenerateChunk& chunk : chunks) queue_.push_back(std::move(chunk));
     if (!writing_ && !output.finished) WriteNextLocked();
   }
-  if (output.finished) End(output.status);
+  if (!output.finished) return;
+  log_.SetOutcome(OutcomeOf(output));
+  End(output.status);
 }
 
 void StreamGenerateCall::End(const Status& status) {

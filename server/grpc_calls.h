@@ -8,9 +8,11 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <string_view>
 
 #include "palu/v1/inference.pb.h"
 #include "server/api_keys.h"
+#include "server/grpc_call_log.h"
 #include "server/grpc_convert.h"
 #include "server/model_service.h"
 #include "server/request_counters.h"
@@ -31,15 +33,13 @@ struct GrpcShared {
 // kUnauthenticated or kResourceExhausted, as ApiKeys::Admit, by the call's bearer metadata.
 Status Admit(GrpcShared* shared, const grpc::CallbackServerContext& context,
              std::shared_ptr<void>* permit);
-// Counts the call and writes the access log.
-void NoteGrpcCall(GrpcShared* shared, const char* method, const grpc::Status& status,
-                  std::chrono::steady_clock::time_point started);
-
 // Common part: from the request to a pump, and cancellation. Thread-safe.
 class PumpCall : public Sink {
  public:
-  PumpCall(GrpcShared* shared, grpc::CallbackServerContext* context, const char* method)
-      : shared_(shared), context_(context), method_(method) {
+  // own_id: of the request's message.
+  PumpCall(GrpcShared* shared, grpc::CallbackServerContext* context, const char* method,
+           std::string_view own_id)
+      : shared_(shared), context_(context), log_(context, method, own_id) {
     shared_->active.fetch_add(1);
   }
   ~PumpCall() override { shared_->active.fetch_sub(1); }
@@ -54,16 +54,15 @@ class PumpCall : public Sink {
   void CancelPump();
   void ResumePump();
   bool cancelled() const { return cancelled_.load(); }
-  void Note(const grpc::Status& status) const { NoteGrpcCall(shared_, method_, status, started_); }
+  void Note(const grpc::Status& status) const { log_.End(status, shared_->counters); }
 
   GrpcShared* const shared_;
   grpc::CallbackServerContext* const context_;
+  CallLog log_;
   std::shared_ptr<const ModelService> service_;
   std::string request_id_;
 
  private:
-  const char* const method_;
-  const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   std::atomic<bool> cancelled_{false};
   std::shared_ptr<void> permit_;
   std::mutex pump_mutex_;
@@ -91,7 +90,7 @@ class UnaryGenerateCall final : public UnaryPumpCall {
  public:
   UnaryGenerateCall(GrpcShared* shared, grpc::CallbackServerContext* context,
                     const v1::GenerateRequest* request, v1::GenerateResponse* response)
-      : UnaryPumpCall(shared, context, "GenerateUnary"),
+      : UnaryPumpCall(shared, context, "GenerateUnary", request->request_id()),
         request_(request),
         response_(response),
         detail_(DetailOf(*request)) {}
@@ -110,7 +109,9 @@ class EmbedCall final : public UnaryPumpCall {
  public:
   EmbedCall(GrpcShared* shared, grpc::CallbackServerContext* context,
             const v1::EmbedRequest* request, v1::EmbedResponse* response)
-      : UnaryPumpCall(shared, context, "Embed"), request_(request), response_(response) {}
+      : UnaryPumpCall(shared, context, "Embed", request->request_id()),
+        request_(request),
+        response_(response) {}
   void Send(const PumpOutput& output) override;
 
  private:
@@ -133,7 +134,9 @@ class StreamGenerateCall final : public PumpCall,
  private:
   StreamGenerateCall(GrpcShared* shared, grpc::CallbackServerContext* context,
                      const v1::GenerateRequest* request)
-      : PumpCall(shared, context, "Generate"), request_(request), detail_(DetailOf(*request)) {}
+      : PumpCall(shared, context, "Generate", request->request_id()),
+        request_(request),
+        detail_(DetailOf(*request)) {}
   Result<GenerationSpec> MakeSpec() override { return ToGenerationSpec(*request_); }
   void End(const Status& status);
   void WriteNextLocked();

@@ -49,6 +49,7 @@ void SetSampling(const v1::SamplingParams& p, GenerationSpec* spec) {
   if (p.has_logprobs()) out.num_logprobs = p.logprobs();
   if (p.has_prompt_logprobs()) out.num_prompt_logprobs = p.prompt_logprobs();
   if (p.has_n()) spec->n = p.n();
+  spec->bad_words.assign(p.bad_words().begin(), p.bad_words().end());
   spec->stop.assign(p.stop().begin(), p.stop().end());
   spec->include_stop_str = p.include_stop_str_in_output();
 }
@@ -129,6 +130,17 @@ Result<GenerationSpec> ToGenerationSpec(const v1::GenerateRequest& request) {
   spec.request_id = request.request_id();
   spec.priority = request.priority();
   spec.default_max_tokens = kDefaultMaxTokens;
+  spec.cache_salt = request.cache_salt();
+  spec.tenant = request.user();
+  if (request.has_skip_special_tokens()) spec.skip_special_tokens = request.skip_special_tokens();
+  if (request.has_truncate_prompt_tokens()) {
+    const int tokens = request.truncate_prompt_tokens();
+    if (tokens < -1 || tokens == 0) {
+      return tl::unexpected(InvalidArgument("'truncate_prompt_tokens' must be -1 or at least 1",
+                                            "truncate_prompt_tokens"));
+    }
+    spec.truncate_prompt_tokens = tokens;
+  }
   if (request.has_add_special_tokens()) spec.add_special_tokens = request.add_special_tokens();
   if (request.has_text()) {
     spec.prompts.emplace_back(request.text());

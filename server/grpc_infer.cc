@@ -142,7 +142,9 @@ class InferCall final : public UnaryPumpCall {
  public:
   InferCall(GrpcShared* shared, grpc::CallbackServerContext* context,
             const inference::ModelInferRequest* request, inference::ModelInferResponse* response)
-      : UnaryPumpCall(shared, context, "ModelInfer"), request_(request), response_(response) {}
+      : UnaryPumpCall(shared, context, "ModelInfer", request->id()),
+        request_(request),
+        response_(response) {}
 
   void Send(const PumpOutput& output) override {
     output_->Add(output);
@@ -150,6 +152,7 @@ class InferCall final : public UnaryPumpCall {
     if (output.status.ok()) {
       ToProto(*output_, outputs_, request_->raw_input_contents_size() > 0, response_);
     }
+    log_.SetOutcome(OutcomeOf(output));
     End(output.status);
   }
 
@@ -254,7 +257,7 @@ class OpenInferenceService final : public inference::GRPCInferenceService::Callb
     std::shared_ptr<void> permit;
     const Status admitted = Admit(shared_, *context, &permit);
     const grpc::Status mapped = ToGrpcStatus(admitted.ok() ? status : admitted);
-    NoteGrpcCall(shared_, method, mapped, std::chrono::steady_clock::now());
+    CallLog(context, method).End(mapped, shared_->counters);
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     reactor->Finish(mapped);
     return reactor;

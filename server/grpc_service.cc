@@ -101,22 +101,22 @@ class Service final : public v1::InferenceService::CallbackService {
   grpc::ServerUnaryReactor* Run(const char* method, grpc::CallbackServerContext* context,
                                 std::function<Status(const ModelService&)> work) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    const auto started = std::chrono::steady_clock::now();
+    const CallLog log(context, method);
     std::shared_ptr<void> permit;
     const Status admitted = Admit(shared_, *context, &permit);
     if (!admitted.ok()) {
       const grpc::Status refused = ToGrpcStatus(admitted);
-      NoteGrpcCall(shared_, method, refused, started);
+      log.End(refused, shared_->counters);
       reactor->Finish(refused);
       return reactor;
     }
-    shared_->pool->Post([shared = shared_, reactor, method, started, work = std::move(work),
-                         permit = std::move(permit)] {
-      const auto service = shared->state->Service();
-      const grpc::Status status = ToGrpcStatus(service ? work(**service) : service.error());
-      NoteGrpcCall(shared, method, status, started);
-      reactor->Finish(status);
-    });
+    shared_->pool->Post(
+        [shared = shared_, reactor, log, work = std::move(work), permit = std::move(permit)] {
+          const auto service = shared->state->Service();
+          const grpc::Status status = ToGrpcStatus(service ? work(**service) : service.error());
+          log.End(status, shared->counters);
+          reactor->Finish(status);
+        });
     return reactor;
   }
 
@@ -135,6 +135,19 @@ std::shared_ptr<grpc::ServerCredentials> Credentials(const TlsConfig& tls) {
     options.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
   }
   return grpc::experimental::TlsServerCredentials(options);
+}
+
+// Also lets clients ping as often as their libraries commonly do, also between calls.
+void SetKeepalive(const GrpcConfig& config, grpc::ServerBuilder* builder) {
+  constexpr int kShortestClientPingMs = 5000;
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
+                              kShortestClientPingMs);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  if (config.keepalive.count() == 0) return;
+  const int milliseconds = static_cast<int>(config.keepalive.count());
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, milliseconds);
+  builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, milliseconds);
+  builder->AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
 }
 
 std::string AddressOf(const GrpcConfig& config) {
@@ -159,6 +172,7 @@ class GrpcServer::Impl {
     grpc::ServerBuilder builder;
     // Otherwise a second server on the same port would silently share it.
     builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+    SetKeepalive(config, &builder);
     builder.SetMaxReceiveMessageSize(static_cast<int>(config.max_message_bytes));
     builder.AddListeningPort(AddressOf(config), Credentials(tls), &port_);
     builder.RegisterService(&service_);

@@ -58,20 +58,6 @@ std::vector<std::pair<std::string, std::string>> PageHeaders() {
            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}};
 }
 
-// Tokens and outcome of requests that generate, and the trace they are part of.
-std::string Details(const HttpAccess& access) {
-  std::string text;
-  const HttpOutcome& outcome = access.outcome;
-  if (!outcome.finish.empty()) {
-    text += " outcome=" + outcome.finish +
-            " prompt_tokens=" + std::to_string(outcome.prompt_tokens) +
-            " cached_tokens=" + std::to_string(outcome.cached_tokens) +
-            " completion_tokens=" + std::to_string(outcome.completion_tokens);
-  }
-  if (!access.traceparent.empty()) text += " trace=" + access.traceparent.substr(3, 32);
-  return text;
-}
-
 HttpResponse Json(const nlohmann::ordered_json& json) {
   HttpResponse response;
   response.body = Dump(json);
@@ -142,7 +128,7 @@ void HttpApi::Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
     if (!call.request.origin.empty()) {
       response.headers.emplace_back("Access-Control-Allow-Methods", allow);
       response.headers.emplace_back("Access-Control-Allow-Headers",
-                                    "Authorization, Content-Type, X-Request-Id");
+                                    "Authorization, Content-Type, X-Request-Id, *");
       response.headers.emplace_back("Access-Control-Max-Age", "600");
     }
     return call.reply->Respond(std::move(response));
@@ -241,8 +227,8 @@ void HttpApi::Done(const HttpAccess& access) {
   const bool routine = route == "/health" || route == "/ready" || route == "/metrics";
   spdlog::log(routine && access.status == 200 ? spdlog::level::debug : spdlog::level::info,
               "http {} {} {} {}B {:.1f}ms peer={} id={}{}{}", access.method, route, access.status,
-              access.bytes, access.milliseconds, access.peer, access.request_id, Details(access),
-              access.aborted ? " aborted" : "");
+              access.bytes, access.milliseconds, access.peer, access.request_id,
+              AccessDetails(access.outcome, access.traceparent), access.aborted ? " aborted" : "");
   const double slow = static_cast<double>(config_.slow_request.count());
   if (slow == 0 || access.milliseconds < slow) return;
   spdlog::warn("slow request {}: {:.0f}ms, queue {:.0f}ms, prefill {:.0f}ms, decode {:.0f}ms",

@@ -14,6 +14,7 @@
 #include "server/error_table.h"
 #include "server/http_target.h"
 #include "server/request_id.h"
+#include "server/tcp_keepalive.h"
 
 namespace palu {
 namespace {
@@ -49,6 +50,8 @@ HttpConnection::HttpConnection(asio::ip::tcp::socket socket, std::shared_ptr<Htt
       wake_timer_(socket_.get_executor()) {
   error_code ignored;
   socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+  SetTcpKeepalive(socket_.native_handle(), shared_->config.tcp_keepalive,
+                  shared_->config.write_timeout);
   const auto endpoint = socket_.remote_endpoint(ignored);
   if (!ignored) peer_ = endpoint.address().to_string();
   shared_->connections.fetch_add(1);

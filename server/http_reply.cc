@@ -133,12 +133,12 @@ void BufferedReply::SetCallbacks(std::function<void()> on_gone, std::function<vo
   if (gone) on_gone();
 }
 
-void BufferedReply::SetOutcome(HttpOutcome outcome) {
+void BufferedReply::SetOutcome(RequestOutcome outcome) {
   std::lock_guard<std::mutex> lock(mutex_);
   outcome_ = std::move(outcome);
 }
 
-HttpOutcome BufferedReply::outcome() const {
+RequestOutcome BufferedReply::outcome() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return outcome_;
 }

@@ -32,7 +32,7 @@ class BufferedReply final : public HttpReply {
   void Finish() override;
   bool full() const override;
   void SetCallbacks(std::function<void()> on_gone, std::function<void()> on_writable) override;
-  void SetOutcome(HttpOutcome outcome) override;
+  void SetOutcome(RequestOutcome outcome) override;
   void Hold(std::shared_ptr<void> permit) override;
   void SetRoute(const char* route) override;
 
@@ -51,7 +51,7 @@ class BufferedReply final : public HttpReply {
   bool keep_alive() const;
   int status() const;
   const char* route() const;
-  HttpOutcome outcome() const;
+  RequestOutcome outcome() const;
   size_t bytes_sent() const;
 
  private:
@@ -72,7 +72,7 @@ class BufferedReply final : public HttpReply {
   bool finished_ = false;
   bool gone_ = false;
   std::shared_ptr<void> permit_;
-  HttpOutcome outcome_;
+  RequestOutcome outcome_;
   bool keep_alive_;
   int status_ = 0;
   const char* route_ = "other";

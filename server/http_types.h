@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "server/request_outcome.h"
+
 namespace palu {
 
 struct HttpRequest {
@@ -29,15 +31,6 @@ struct HttpResponse {
   std::vector<std::pair<std::string, std::string>> headers;
 };
 
-// How a generating request ended.
-struct HttpOutcome {
-  std::string finish;  // finish_reason of the last choice, or the type of the error; empty: none
-  int prompt_tokens = 0;
-  int completion_tokens = 0;
-  int cached_tokens = 0;
-  double queue_ms = 0, prefill_ms = 0, decode_ms = 0;
-};
-
 // The answer to one request. Thread-safe. Either Respond, or StartStream, Write… and Finish.
 class HttpReply {
  public:
@@ -53,7 +46,7 @@ class HttpReply {
   // Called on a socket thread; must not block. Fires at once if the peer has already left.
   virtual void SetCallbacks(std::function<void()> on_gone, std::function<void()> on_writable) = 0;
   // For the log and the timing header; before Respond or Finish.
-  virtual void SetOutcome(HttpOutcome outcome) = 0;
+  virtual void SetOutcome(RequestOutcome outcome) = 0;
   // Released as soon as the answer is complete, or with the reply.
   virtual void Hold(std::shared_ptr<void> permit) = 0;
   // Bounded name of the route, for metrics and the log.
@@ -71,7 +64,7 @@ struct HttpAccess {
   std::string request_id;
   std::string peer;  // address
   std::string traceparent;
-  HttpOutcome outcome;
+  RequestOutcome outcome;
 };
 
 // What a server asks for answers. Called on socket threads; must not block; must not throw.

@@ -11,8 +11,6 @@
 namespace palu {
 
 HttpResponse ErrorResponse(const Status& status);
-// What the last output says of the whole, for the log.
-HttpOutcome OutcomeOf(const PumpOutput& output);
 
 // One JSON body at the end. Used by the pump only.
 class UnarySink final : public Sink {

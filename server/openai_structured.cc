@@ -38,10 +38,21 @@ class FormReader {
     if (fields_.Has("structured_outputs") && outputs != body_.end()) {
       if (!outputs->is_object()) return fields_.Fail("structured_outputs", "must be an object");
       ReadForms(*outputs, "", "structured_outputs.");
+      RefuseOthers(*outputs);
     }
   }
 
  private:
+  // A form that is not known must not be left out without a word.
+  void RefuseOthers(const Json& outputs) {
+    static const std::set<std::string> kKnown = {"json", "json_object", "regex", "choice",
+                                                 "grammar"};
+    for (const auto& [name, value] : outputs.items()) {
+      if (kKnown.contains(name) || value.is_null() || value == false) continue;
+      fields_.Fail("structured_outputs." + name, "is not supported by this server");
+    }
+  }
+
   void Set(StructuredSpec::Kind kind, const std::string& param) {
     if (spec_.kind != StructuredSpec::Kind::kAny) {
       return fields_.Fail(param, "must not be given together with '" + spec_.param + "'");
@@ -79,8 +90,9 @@ class FormReader {
     };
     const auto param = [&](const char* name) { return path + prefix + name; };
     if (const Json* schema = find("json")) ReadSchema(*schema, param("json"));
-    if (const Json* any = find("json_object"); any != nullptr && *any == true) {
-      Set(StructuredSpec::Kind::kJsonObject, param("json_object"));
+    if (const Json* any = find("json_object")) {
+      if (!any->is_boolean()) return fields_.Fail(param("json_object"), "must be a boolean");
+      if (*any == true) Set(StructuredSpec::Kind::kJsonObject, param("json_object"));
     }
     for (const char* name : {"regex", "grammar"}) {
       const Json* text = find(name);
@@ -230,7 +242,7 @@ void ReadTools(JsonFields* fields, std::string_view body, ChatRequest* request) 
   fields->Bool("parallel_tool_calls", &tools.parallel);
   const nlohmann::json* given = fields->Get("tools");
   const bool chosen = fields->Has("tool_choice");
-  if (given == nullptr || given->empty()) {
+  if (given == nullptr || (given->is_array() && given->empty())) {
     const nlohmann::json* choice = fields->Get("tool_choice");
     if (chosen && *choice != "none" && *choice != "auto") {
       fields->Fail("tool_choice", "needs 'tools'");

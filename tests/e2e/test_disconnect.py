@@ -4,7 +4,7 @@ import socket
 import struct
 import time
 
-from harness import case, check, equal, post_bytes, read_all, seconds
+from harness import Server, Skip, case, check, equal, post_bytes, read_all, seconds
 
 LONG = {"prompt": "The sea", "max_tokens": 2000, "ignore_eos": True}
 
@@ -117,3 +117,69 @@ def leaving_between_requests(server):
         check(sock.recv(1000).startswith(b"HTTP/1.1 200 "), "answer")
         sock.shutdown(socket.SHUT_WR)
         equal(read_all(sock), b"", "closed in turn")
+
+
+def keepalive_seconds(port, peer_port):
+    """What /proc/net/tcp says of the keepalive timer of the server's end; None: it has none."""
+    with open("/proc/net/tcp", encoding="ascii") as file:
+        for line in file.read().splitlines()[1:]:
+            fields = line.split()
+            ports = [int(address.split(":")[1], 16) for address in fields[1:3]]
+            if ports == [port, peer_port]:
+                kind, ticks = fields[5].split(":")
+                return int(ticks, 16) / 100 if kind == "02" else None
+    raise AssertionError("the connection is not there")
+
+
+@case("disconnect")
+def silent_http_clients_are_probed(server):
+    with server.connect() as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        check(sock.recv(4096), "no answer")
+        end = time.time() + 5
+        seconds = None
+        # The timer that repeats unacknowledged data hides this one for some milliseconds.
+        while seconds is None and time.time() < end:
+            seconds = keepalive_seconds(server.port, sock.getsockname()[1])
+            time.sleep(0.01)
+    check(seconds is not None and 50 < seconds <= 60, f"{seconds}; http.tcp_keepalive is 60s")
+
+
+@case("disconnect", own_server=True)
+def vanished_http_client_is_found():
+    """A peer whose machine lost power sends neither FIN nor RST: here, a socket that is dropped."""
+    tcp_repair = 19
+    server = Server(args=["--http.tcp_keepalive=1s", "--engine.cpu_threads=1"])
+    try:
+        sock = server.connect()
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, tcp_repair, 0)
+        except PermissionError:
+            raise Skip("TCP_REPAIR needs CAP_NET_ADMIN") from None
+        sock.sendall(post_bytes("/v1/completions", {**LONG, "n": 4}))
+        wait_running(server)
+        sock.setsockopt(socket.IPPROTO_TCP, tcp_repair, 1)
+        sock.close()
+        server.wait_idle(10)
+        equal(server.metric("palu:requests_cancelled_total", reason="client"), 1)
+        server.stop()
+    finally:
+        server.kill()
+
+
+@case("disconnect", own_server=True)
+def vanished_grpc_client_is_found():
+    """A peer that answers no ping is closed."""
+    server = Server(args=["--grpc.keepalive=1s"])
+    try:
+        with socket.create_connection(("127.0.0.1", server.grpc_port), timeout=20) as sock:
+            settings = struct.pack(">IBI", 4, 0, 0)  # length 0 and type 4, flags, stream 0
+            sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
+            started = time.time()
+            got = read_all(sock)
+            took = time.time() - started
+        check(b"\0\0\x08\x06\0" in got, f"no ping in {got!r}")
+        check(1 < took < 10, f"closed after {took:.1f} s")
+        server.stop()
+    finally:
+        server.kill()

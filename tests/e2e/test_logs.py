@@ -1,8 +1,10 @@
 """What the log says of requests; trace context, timing, the debug view."""
 
 import re
+import time
 
 from harness import Server, case, check, check_error, equal
+from test_grpc import connect, fails
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 BODY = {"prompt": "A very private prompt", "max_tokens": 4, "ignore_eos": True}
@@ -30,6 +32,59 @@ def access_log_has_tokens_and_outcome():
         check("private" not in server.log_text(), "prompts are not logged")
     finally:
         server.kill()
+
+
+def wait_line(server, pattern):
+    """The first line of the log that has it; calls are logged before their answer is sent."""
+    end = time.time() + 10
+    while time.time() < end:
+        for line in list(server.log):
+            if re.search(pattern, line):
+                return line
+        time.sleep(0.02)
+    raise AssertionError(f"no {pattern} in {server.log_text()[-2000:]}")
+
+
+@case("logs")
+def grpc_calls_have_ids_tokens_and_outcome(server):
+    grpc, pb, stub, channel = connect(server)
+    ask = pb.GenerateRequest(text="A very private prompt", sampling=pb.SamplingParams(
+        max_tokens=4, ignore_eos=True))
+    named = pb.GenerateRequest(request_id="own id 7", **{"text": "a"})
+    embed = pb.EmbedRequest(inputs=[pb.EmbedInput(text="private words")])
+
+    def ids(call, request, **metadata):
+        answer, made = call.with_call(request, metadata=list(metadata.items()))
+        return answer, dict(made.initial_metadata())
+
+    with channel:
+        sent = {"x-request-id": "grpc-1 <b>", "traceparent": TRACE}
+        answer, got = ids(stub.GenerateUnary, ask, **sent)
+        equal((got["x-request-id"], got["traceparent"]), ("grpc-1b", TRACE))
+        equal(answer.request_id, "grpc-1b", "the message has the id of the metadata")
+        stream = stub.Generate(ask, metadata=[("x-request-id", "grpc-2")])
+        equal(dict(stream.initial_metadata())["x-request-id"], "grpc-2")
+        equal({chunk.request_id for chunk in stream}, {"grpc-2"})
+        answer, got = ids(stub.GenerateUnary, named)
+        equal((answer.request_id, got["x-request-id"]), ("ownid7", "ownid7"))
+        check("traceparent" not in got, got)
+        answer, got = ids(stub.GenerateUnary, named, **{"x-request-id": "grpc-3"})
+        equal((answer.request_id, got["x-request-id"]), ("ownid7", "grpc-3"))
+        _, got = ids(stub.Tokenize, pb.TokenizeRequest(text="a"), traceparent="x")
+        check(re.fullmatch(r"[0-9a-f]{32}", got["x-request-id"]), got)
+        wait_line(server, rf"grpc Tokenize OK [\d.]+ms peer=127.0.0.1 id={got['x-request-id']}$")
+        ids(stub.Embed, embed, **{"x-request-id": "grpc-4"})
+        wrong = pb.GenerateRequest(text="a", sampling=pb.SamplingParams(n=0))
+        fails(grpc, grpc.StatusCode.INVALID_ARGUMENT,
+              lambda: stub.GenerateUnary(wrong, metadata=[("x-request-id", "grpc-5")]))
+    for method, name in (("GenerateUnary", "grpc-1b"), ("Generate", "grpc-2")):
+        line = wait_line(server, f"id={name}")
+        check(re.search(rf"grpc {method} OK [\d.]+ms peer=127.0.0.1 id={name} outcome=length "
+                        r"prompt_tokens=\d+ cached_tokens=\d+ completion_tokens=4", line), line)
+    check("trace=4bf92f3577b34da6a3ce929d0e0e4736" in wait_line(server, "id=grpc-1b"), "trace")
+    check("completion_tokens=0" in wait_line(server, "Embed OK .* id=grpc-4"), "embeddings")
+    wait_line(server, "GenerateUnary INVALID_ARGUMENT .* id=grpc-5$")
+    check("private" not in server.log_text(), "prompts are not logged")
 
 
 @case("logs", own_server=True)

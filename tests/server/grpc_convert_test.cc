@@ -25,6 +25,25 @@ TEST(GrpcConvert, DefaultsAreThoseOfHttp) {
   EXPECT_FALSE(spec->sampling.seed);
 }
 
+TEST(GrpcConvert, EveryParameterArrives) {
+  v1::GenerateRequest request;
+  request.set_text("a");
+  request.mutable_sampling()->add_bad_words("no");
+  request.set_skip_special_tokens(false);
+  request.set_truncate_prompt_tokens(-1);
+  request.set_cache_salt("salt");
+  request.set_user("me");
+  const auto spec = ToGenerationSpec(request);
+  ASSERT_TRUE(spec);
+  EXPECT_EQ(spec->bad_words, std::vector<std::string>{"no"});
+  EXPECT_FALSE(spec->skip_special_tokens);
+  EXPECT_EQ(spec->truncate_prompt_tokens, -1);
+  EXPECT_EQ(spec->cache_salt, "salt");
+  EXPECT_EQ(spec->tenant, "me");
+  request.set_truncate_prompt_tokens(0);
+  EXPECT_EQ(ToGenerationSpec(request).error().param, "truncate_prompt_tokens");
+}
+
 TEST(GrpcConvert, ZeroThatWasSetIsNotTheDefault) {
   v1::GenerateRequest request;
   request.mutable_tokens()->add_ids(5);

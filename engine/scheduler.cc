@@ -209,7 +209,7 @@ void Scheduler::Preempt(Sequence* sequence, StepPlan* plan) {
   ++plan->preemptions;
   DetachFollowers(sequence);
   RemoveRunning(sequence);
-  if (StoreLastBlock(sequence)) ++plan->swaps;
+  if (SwapOut(sequence)) ++plan->swaps;
   ReleaseBlocks(sequence);
   sequence->computed = sequence->cached = 0;
   sequence->state = Sequence::State::kWaiting;

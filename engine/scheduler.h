@@ -97,7 +97,7 @@ class Scheduler {
   // scheduler_blocks.cc
   PrefixCache::Match TakePrefix(const Sequence& sequence);
   bool MakeWritable(Sequence* sequence);
-  bool StoreLastBlock(Sequence* sequence);
+  bool SwapOut(Sequence* sequence);
   bool RestoreLastBlock(Sequence* sequence);
   void DropHostBlock(Sequence* sequence);
   void FreeOutOfWindow(Sequence* sequence);

@@ -51,6 +51,7 @@ bool Scheduler::TakeBlocks(Sequence* sequence) {
     return false;
   }
   if (match.host_blocks > 0) prefix_cache_->BringBack(&match);
+  if (prefix_cache_) prefix_cache_->Met(match);
   sequence->hashed_blocks = hits;
   sequence->hashed_node = match.node(RootOf(*sequence));
   sequence->computed = sequence->cached = hits * block_tokens_;
@@ -79,12 +80,13 @@ bool Scheduler::MakeWritable(Sequence* sequence) {
   return true;
 }
 
-bool Scheduler::StoreLastBlock(Sequence* sequence) {
-  // Full blocks are in the prefix cache already, and go to the host from there when they must.
+bool Scheduler::SwapOut(Sequence* sequence) {
   if (host_.num_blocks() == 0 || sequence->computed == 0) return false;
   const int last_tokens = sequence->computed % block_tokens_;
-  if (!cost_.CopyPays(sequence->table.size(), sequence->computed)) return false;
-  // Two copies, out and in, against the tokens of this block.
+  const int held_blocks = sequence->table.size() - sequence->table.first_block;
+  if (!cost_.CopyPays(2 * held_blocks, sequence->computed)) return false;
+  // Full blocks are in the prefix cache already, and go to the host from there when they must.
+  prefix_cache_->Expect(sequence->hashed_node);
   if (last_tokens == 0 || !cost_.CopyPays(2, last_tokens)) return true;
   const int32_t slot = prefix_cache_->TakeHostSlot();
   if (slot < 0) return false;

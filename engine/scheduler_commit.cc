@@ -111,6 +111,7 @@ void Scheduler::FinishScored(RequestState* request, TimePoint now, StepEvents* e
 
 void Scheduler::ObserveStep(const StepPlan& plan, double seconds) {
   cost_.Observe(plan.num_tokens, plan.num_decodes, plan.chunk_tokens == 0, seconds);
+  if (prefix_cache_) prefix_cache_->SetLeastReuse(cost_.LeastReuse(block_tokens_));
 }
 
 void Scheduler::Fork(Sequence* leader, Sequence* follower) {

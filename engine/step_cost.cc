@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace palu {
 namespace {
@@ -42,6 +43,12 @@ void StepCost::Observe(int tokens, int decodes, bool chunk_full, double seconds)
 bool StepCost::CopyPays(int blocks, int64_t tokens) const {
   if (seconds_per_token_ <= 0) return true;
   return blocks * block_copy_seconds_ < static_cast<double>(tokens) * seconds_per_token_;
+}
+
+double StepCost::LeastReuse(int block_tokens) const {
+  if (seconds_per_token_ <= 0 || block_copy_seconds_ <= 0) return 0;
+  const double saved = block_tokens * seconds_per_token_ - block_copy_seconds_;
+  return saved > 0 ? block_copy_seconds_ / saved : std::numeric_limits<double>::infinity();
 }
 
 }  // namespace palu

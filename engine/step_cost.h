@@ -5,9 +5,11 @@
 
 namespace palu {
 
-// Learns from the times of finished steps. Two decisions hang on it: how many prompt tokens a step
-// may take beside running answers so that these keep their inter-token time, and whether blocks on
-// the host are worth fetching. Engine thread only.
+// Learns from the times of finished steps. Decisions that hang on it: how many prompt tokens a step
+// may take beside running answers so that these keep their inter-token time, whether blocks on the
+// host are worth fetching, and whether they are worth storing there. A copy, like the computation
+// that it saves, holds up everything that runs, so both are counted in seconds of the device.
+// Engine thread only.
 class StepCost {
  public:
   // target_seconds: wanted time of a step in which sequences decode; 0: no bound.
@@ -20,8 +22,13 @@ class StepCost {
 
   // Prompt tokens that a step may take while others decode; at least 16 or all.
   int chunk_tokens() const { return target_seconds_ > 0 ? chunk_tokens_ : max_tokens_; }
-  // Whether copying that many blocks beats computing that many tokens.
+  // Whether copying that many blocks beats computing that many tokens; a block that goes out and
+  // comes back is two.
   bool CopyPays(int blocks, int64_t tokens) const;
+  // A block that leaves the device is copied at once, and back only if it is asked for again, which
+  // is what it saves: how large a share of blocks must be, for storing all to take no longer than
+  // computing those anew. 0: copying costs nothing known; infinite: it never pays.
+  double LeastReuse(int block_tokens) const;
 
   double seconds_per_token() const { return seconds_per_token_; }  // of prompts; 0: not known yet
 

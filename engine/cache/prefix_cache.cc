@@ -1,6 +1,7 @@
 #include "engine/cache/prefix_cache.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/cache/block_table.h"
 #include "kernels/check.h"
@@ -8,7 +9,10 @@
 namespace palu {
 
 PrefixCache::PrefixCache(BlockAllocator* allocator, const Options& options)
-    : allocator_(allocator), options_(options), by_block_(allocator->num_blocks(), kRoot) {
+    : allocator_(allocator),
+      options_(options),
+      reuse_(options.host != nullptr ? options.host->num_blocks() : 0),
+      by_block_(allocator->num_blocks(), kRoot) {
   PALU_CHECK(options.host == nullptr || options.moves != nullptr);
 }
 
@@ -24,11 +28,16 @@ PrefixCache::Match PrefixCache::Take(const std::vector<int32_t>& tokens, int max
   int with_bytes = 0;  // at the end of path
   int hit = 0;
   NodeId parent = root;
+  uint64_t hash = HashOf(root);
   const int block_tokens = options_.block_tokens;
   for (int start = 0; start + block_tokens <= max_tokens; start += block_tokens) {
     const int32_t* ids = tokens.data() + start;
-    Entry* entry = Find(Hash(parent, ids), parent, ids);
-    if (entry == nullptr) break;
+    Entry* entry = Find(Hash(hash, ids), parent, ids);
+    if (entry == nullptr) {
+      AskForLost(hash, ids, (max_tokens - start) / block_tokens);
+      break;
+    }
+    hash = entry->hash;
     const bool usable = use_host ? entry->has_bytes() : entry->block >= 0;
     if (!usable && options_.window_tokens == 0) break;
     path.push_back(entry);
@@ -71,6 +80,7 @@ void PrefixCache::BringBack(Match* match) {
     match->blocks[i] = block;
     --match->host_blocks;
     ++counters_.loaded;
+    if (std::exchange(entry.guessed, false)) reuse_.Loaded();
   }
 }
 
@@ -88,7 +98,7 @@ void PrefixCache::Return(Match* match) {
 }
 
 PrefixCache::NodeId PrefixCache::Insert(NodeId parent, const int32_t* tokens, int32_t block) {
-  const uint64_t hash = Hash(parent, tokens);
+  const uint64_t hash = Hash(HashOf(parent), tokens);
   Entry* entry = Find(hash, parent, tokens);
   if (entry != nullptr && entry->block >= 0) return entry->node;
   PALU_CHECK(by_block_[block] == kRoot);
@@ -105,6 +115,7 @@ PrefixCache::NodeId PrefixCache::Insert(NodeId parent, const int32_t* tokens, in
     host_order_.erase(entry->place);
     options_.host->Release(entry->slot);
     entry->slot = -1;
+    entry->guessed = false;
   }
   allocator_->AddRef(block);
   entry->block = block;
@@ -124,12 +135,16 @@ void PrefixCache::OnLastHolder(int32_t block) {
 bool PrefixCache::EvictOne() {
   if (evictable_.empty()) return false;
   const NodeId node = evictable_.front();
-  const int32_t slot = options_.host != nullptr ? TakeHostSlot() : -1;
+  const bool store = ShouldStore(entries_.at(node));
+  const int32_t slot = store ? TakeHostSlot() : -1;
   Entry& entry = entries_.at(node);
   if (slot < 0) {
+    if (options_.host != nullptr && !entry.expected) reuse_.Lost(entry.hash);
     DropBytes(&entry);
     return true;
   }
+  entry.guessed = !entry.expected;
+  if (entry.guessed) reuse_.Stored();
   Unlist(&entry);
   options_.moves->push_back({BlockMove::Kind::kToHost, entry.block, slot});
   by_block_[entry.block] = kRoot;
@@ -149,14 +164,46 @@ int32_t PrefixCache::TakeHostSlot() {
   return options_.host->Allocate();
 }
 
+bool PrefixCache::ShouldStore(const Entry& entry) const {
+  if (options_.host == nullptr) return false;
+  return (entry.expected ? 1 : reuse_.value()) >= least_reuse_;
+}
+
+void PrefixCache::Expect(NodeId last) {
+  for (auto found = entries_.find(last); found != entries_.end();
+       found = entries_.find(found->second.parent)) {
+    found->second.expected = true;
+  }
+}
+
+void PrefixCache::Met(const Match& match) {
+  for (const NodeId node : match.nodes) entries_.at(node).expected = false;
+}
+
+void PrefixCache::AskForLost(uint64_t hash, const int32_t* tokens, int count) {
+  if (options_.host == nullptr) return;
+  for (; count > 0; --count, tokens += options_.block_tokens) {
+    hash = Hash(hash, tokens);
+    if (!reuse_.AskForLost(hash)) return;
+  }
+}
+
 int PrefixCache::FirstNeeded(int blocks) const {
   if (options_.window_tokens == 0) return 0;
   return FirstBlockInWindow(blocks * options_.block_tokens, options_.window_tokens,
                             options_.block_tokens);
 }
 
-uint64_t PrefixCache::Hash(NodeId parent, const int32_t* tokens) const {
-  uint64_t hash = (parent ^ options_.format_key) * 0x9e3779b97f4a7c15ull + 0x2545f4914f6cdd1dull;
+// Of a root it is the node itself. What hangs on an entry that is gone is never found, whatever its
+// hash.
+uint64_t PrefixCache::HashOf(NodeId node) const {
+  const auto found = entries_.find(node);
+  return found != entries_.end() ? found->second.hash : node;
+}
+
+uint64_t PrefixCache::Hash(uint64_t parent_hash, const int32_t* tokens) const {
+  uint64_t hash =
+      (parent_hash ^ options_.format_key) * 0x9e3779b97f4a7c15ull + 0x2545f4914f6cdd1dull;
   for (int i = 0; i < options_.block_tokens; ++i) {
     hash = (hash ^ static_cast<uint32_t>(tokens[i])) * 0xff51afd7ed558ccdull;
     hash ^= hash >> 32;

@@ -8,6 +8,7 @@
 
 #include "engine/cache/block_allocator.h"
 #include "engine/cache/block_move.h"
+#include "engine/cache/reuse_estimate.h"
 
 namespace palu {
 
@@ -15,8 +16,9 @@ namespace palu {
 // look-up and compared in full, so that a hash collision can never hand out another prompt's
 // latents. Prompts of different salts begin at different roots. An entry's bytes lie in a device
 // block, of which it holds one reference, or in a slot of the host tier. Blocks that nobody else
-// holds are taken in the order of their last use: they move to the host while it has room, whose
-// oldest entry makes room, and are lost without a host tier.
+// holds are taken in the order of their last use: they move to the host, whose oldest entry makes
+// room, or are lost: without a host tier, or where blocks are asked for again too seldom to be
+// worth the way there and back.
 //
 // With a sliding window only the last window_tokens before a hit's end must be there, so an entry
 // that lost its bytes stays as a way to its children.
@@ -80,6 +82,12 @@ class PrefixCache {
 
   // Frees the least recently used block that only the cache holds; false if there is none.
   bool EvictOne();
+  // Blocks go to the host only if at least this share of them is asked for again; 0: always. Those
+  // of Expect always do, if it is at most 1.
+  void SetLeastReuse(double share) { least_reuse_ = share; }
+  // A sequence that was preempted will ask for the entries up to this one; Met: it has.
+  void Expect(NodeId last);
+  void Met(const Match& match);
   // A slot of the host tier, for whose sake its oldest entry may go; -1: none.
   int32_t TakeHostSlot();
 
@@ -87,24 +95,30 @@ class PrefixCache {
   int num_on_host() const { return static_cast<int>(host_order_.size()); }
   int num_entries() const { return static_cast<int>(entries_.size()); }
   const Counters& counters() const { return counters_; }
+  double reuse() const { return reuse_.value(); }
 
  private:
   struct Entry {
     NodeId node = kRoot;
     NodeId parent = kRoot;
-    uint64_t hash = 0;
+    uint64_t hash = 0;   // of the text up to here
     int32_t block = -1;  // on the device, or
     int32_t slot = -1;   // on the host, or neither
     int children = 0;
     bool evictable = false;
+    bool expected = false;  // see Expect
+    bool guessed = false;   // on the host without being expected
     std::vector<int32_t> tokens;
     std::list<NodeId>::iterator place;  // in evictable_ or host_order_
 
     bool has_bytes() const { return block >= 0 || slot >= 0; }
   };
 
-  uint64_t Hash(NodeId parent, const int32_t* tokens) const;
+  uint64_t HashOf(NodeId node) const;
+  uint64_t Hash(uint64_t parent_hash, const int32_t* tokens) const;
   Entry* Find(uint64_t hash, NodeId parent, const int32_t* tokens);
+  void AskForLost(uint64_t hash, const int32_t* tokens, int count);
+  bool ShouldStore(const Entry& entry) const;
   int FirstNeeded(int blocks) const;  // of that many, before the next token
   void Unlist(Entry* entry);          // from evictable_ or host_order_
   void DropBytes(Entry* entry);       // and the entry, unless it is still a way to others
@@ -113,6 +127,8 @@ class PrefixCache {
   BlockAllocator* const allocator_;
   const Options options_;
   Counters counters_;
+  ReuseEstimate reuse_;
+  double least_reuse_ = 0;
   NodeId next_node_ = kRoot + 1;
   std::unordered_map<NodeId, Entry> entries_;
   std::unordered_multimap<uint64_t, NodeId> by_hash_;

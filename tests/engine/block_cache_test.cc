@@ -192,6 +192,59 @@ TEST(PrefixCache, ColdBlocksMoveToTheHostAndBack) {
   EXPECT_EQ(cache.counters().loaded, 2u);
 }
 
+TEST(PrefixCache, StoresWhatIsAskedForAgainOftenEnough) {
+  BlockAllocator allocator(2), host(8);
+  std::vector<BlockMove> moves;
+  PrefixCache cache(&allocator, {.block_tokens = 1, .host = &host, .moves = &moves});
+  const auto stored_of = [&cache, &allocator](int prompts, int distinct) {
+    const uint64_t before = cache.counters().stored;
+    for (int i = 0; i < prompts; ++i) Fill(&allocator, &cache, {1000 + i % distinct, 7}, 1);
+    return static_cast<int>(cache.counters().stored - before);
+  };
+  EXPECT_GE(stored_of(500, 500), 990) << "copying costs nothing";
+  cache.SetLeastReuse(0.5);
+  stored_of(500, 500);
+  EXPECT_LT(cache.reuse(), 0.5);
+  EXPECT_EQ(stored_of(500, 500), 0) << "nobody asks for any of them again";
+  // Three prompts in turn do not fit the device, but the host.
+  stored_of(2000, 3);
+  EXPECT_GT(cache.reuse(), 0.5);
+  EXPECT_GE(stored_of(300, 3), 590);
+}
+
+TEST(PrefixCache, StoresWhatAPreemptedSequenceWillAskFor) {
+  BlockAllocator allocator(2), host(8);
+  std::vector<BlockMove> moves;
+  PrefixCache cache(&allocator, {.block_tokens = 1, .host = &host, .moves = &moves});
+  cache.SetLeastReuse(0.9);
+  for (int i = 0; i < 500; ++i) Fill(&allocator, &cache, {1000 + i, 7}, 1);
+  ASSERT_LT(cache.reuse(), 0.9);
+  const auto stored_if_expected = [&] {
+    Fill(&allocator, &cache, {1, 2}, 1);
+    PrefixCache::Match match = Take(&cache, {1, 2});
+    cache.Expect(match.node(PrefixCache::kRoot));
+    cache.Return(&match);
+    const uint64_t before = cache.counters().stored;
+    Fill(&allocator, &cache, {3, 4}, 1);
+    return cache.counters().stored - before;
+  };
+  EXPECT_EQ(stored_if_expected(), 2u);
+  EXPECT_EQ(Hits(&cache, {1, 2}), 2);
+  // Nor is that worth anything where the copies take longer than computing.
+  cache.SetLeastReuse(1.1);
+  EXPECT_EQ(stored_if_expected(), 0u);
+  // Once it was asked for, it is as likely as any other.
+  cache.SetLeastReuse(0.9);
+  Fill(&allocator, &cache, {1, 2}, 1);
+  PrefixCache::Match match = Take(&cache, {1, 2});
+  cache.Expect(match.node(PrefixCache::kRoot));
+  cache.Met(match);
+  cache.Return(&match);
+  const uint64_t before = cache.counters().stored;
+  Fill(&allocator, &cache, {5, 6}, 1);
+  EXPECT_EQ(cache.counters().stored, before);
+}
+
 TEST(PrefixCache, OnlyTheWindowMustBeThere) {
   BlockAllocator allocator(4);
   PrefixCache cache(&allocator, {.block_tokens = 1, .window_tokens = 3});

@@ -57,6 +57,17 @@ TEST(StepCost, CopyPaysIfItIsFasterThanComputing) {
   EXPECT_FALSE(cost.CopyPays(1, 9));
 }
 
+TEST(StepCost, StoringPaysIfEnoughIsAskedForAgain) {
+  StepCost cost(0, 512, 1e-3);
+  EXPECT_EQ(cost.LeastReuse(16), 0) << "nothing is known yet";
+  cost.Observe(200, 0, true, 200 * 1e-4);
+  // 100 blocks out take 100 ms. Of 50 back at 1 ms each, 50 are saved that take 3 ms to compute.
+  EXPECT_NEAR(cost.LeastReuse(30), 0.5, 1e-6);
+  EXPECT_NEAR(cost.LeastReuse(20), 1, 1e-6);
+  EXPECT_GT(cost.LeastReuse(15), 1) << "not even if all are";
+  EXPECT_GT(cost.LeastReuse(10), 1e9) << "the way back alone takes as long";
+}
+
 TEST(StepCost, ClocksThatJumpAreNotBelieved) {
   StepCost cost(0.05, 512, 0);
   for (const double seconds : {0.0, -3.0, std::numeric_limits<double>::infinity(),

@@ -3,7 +3,8 @@
 
 Writes tests/golden/calibration-<zoo>.safetensors for the tiny zoo models: per layer A = E[x x^T] of
 the input of K and V, G = E[g g^T] of the gradients at the outputs of K (before norm and RoPE) and V,
-and the mean squared weight gradient per output row over two windows (the model's golden ids).
+and per output row the mean over columns of the weight gradient's RMS over two windows (the model's golden
+ids).
 
     pip install jax numpy && python3 tests/golden/make_calibration_golden.py
 """
@@ -167,7 +168,7 @@ def main():
         windows = read_safetensors(root / "golden.safetensors")["ids"]
         kv = config["num_key_value_heads"] * head_dim(config)
         layers, tokens = config["num_hidden_layers"], windows.shape[1]
-        sums, losses = {}, []
+        sums, squares, losses = {}, {}, []
 
         def add(key, value):
             sums[key] = sums.get(key, 0) + np.asarray(value)
@@ -182,8 +183,10 @@ def main():
                 add(f"{layer}.input", x.T @ x / windows.size)
                 for kind, g in zip(("key", "value"), grads[layer]):
                     add(f"{layer}.{kind}_gradient", g.T @ g / windows.size)
-                    fisher = jnp.mean((g.T @ x) ** 2, -1) / len(windows)
-                    add(f"{layer}.{kind}_fisher", fisher)
+                    key = f"{layer}.{kind}_fisher"
+                    squares[key] = squares.get(key, 0) + np.asarray((g.T @ x) ** 2)
+        for key, value in squares.items():
+            sums[key] = np.mean(np.sqrt(value / len(windows)), -1)
         keep = {k: v for k, v in sums.items() if int(k.split(".")[0]) in (0, layers - 1)}
         keep["loss"] = np.array([sum(losses) / (windows.size - len(windows))])
         write_safetensors(HERE / f"calibration-{name}.safetensors", keep)

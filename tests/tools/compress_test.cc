@@ -147,7 +147,8 @@ TEST_F(CompressTest, SimulatedCacheAgreesWithThePagedOne) {
   const double plain = evaluator.UncompressedLoss(), simulated = evaluator.Loss(plan).loss;
   EXPECT_NEAR(std::log(Perplexity(Model())), plain, 2e-3);
   EXPECT_GT(simulated, plain + 0.03);
-  EXPECT_NEAR(std::log(Perplexity(Path("mixed"))), simulated, 4e-3);
+  // Where there is VNNI the paged cache rebuilds keys on integers, the up factor rounded to bytes.
+  EXPECT_NEAR(std::log(Perplexity(Path("mixed"))), simulated, 6e-3);
 }
 
 TEST_F(CompressTest, OfficialLayoutIsServedLikeOurs) {

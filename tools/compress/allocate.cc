@@ -33,7 +33,7 @@ std::vector<Item> MakeItems(const ModelConfig& config, const Statistics& statist
     for (int g = 0; g < groups; g += step) {
       Item item{layer, key, g, step, RankBlock(width), width / RankBlock(width), 0};
       if (fisher.size() > 0) {
-        item.score = std::sqrt(fisher.segment(Eigen::Index{g} * width, step * width).mean());
+        item.score = fisher.segment(Eigen::Index{g} * width, step * width).mean();
       }
       items.push_back(item);
     }

@@ -28,8 +28,6 @@ LayerStatistics Empty(const ModelConfig& config, int layer, bool gradients) {
   if (!gradients) return s;
   s.key_gradient.setZero(kv, kv);
   s.value_gradient.setZero(kv, kv);
-  s.key_fisher.setZero(kv);
-  s.value_fisher.setZero(kv);
   return s;
 }
 
@@ -47,11 +45,16 @@ VectorD QueryEnergy(const ModelConfig& config, int rotary_dim, const MatrixF& q)
   return sum;
 }
 
-VectorD Fisher(const MatrixF& gradient, const MatrixF& x) {
+MatrixF WeightGradient(const MatrixF& gradient, const MatrixF& x) {
   MatrixF weight_gradient(gradient.cols(), x.cols());
   GemmTN(gradient, x, weight_gradient);
-  return weight_gradient.cast<double>().array().square().rowwise().mean();
+  return weight_gradient;
 }
+
+// Of the weights of K and V of one layer: sums over windows of the squares.
+struct SquaredGradients {
+  MatrixF key, value;  // [kv_heads * head_dim, hidden]
+};
 
 VectorD ExpertTokens(const FeedForwardActivations& a) {
   VectorD tokens(static_cast<Eigen::Index>(a.experts.size()));
@@ -65,9 +68,14 @@ VectorD ExpertTokens(const FeedForwardActivations& a) {
 // give is added in their order, so that sums do not depend on threads.
 class Batch {
  public:
-  Batch(F32Model* model, std::span<const std::vector<int32_t>> windows, bool gradients,
-        Statistics* statistics)
-      : model_(model), windows_(windows), gradients_(gradients), statistics_(statistics) {}
+  // squares: [layer], empty without gradients.
+  Batch(F32Model* model, std::span<const std::vector<int32_t>> windows,
+        std::vector<SquaredGradients>* squares, Statistics* statistics)
+      : model_(model),
+        windows_(windows),
+        gradients_(!squares->empty()),
+        squares_(squares),
+        statistics_(statistics) {}
 
   double Run() {
     const int layers = model_->config().num_layers;
@@ -127,8 +135,7 @@ class Batch {
     model_->Layer(layer);
     LayerStatistics& s = statistics_->layers[layer];
     struct Part {
-      MatrixF key, value;
-      VectorD key_fisher, value_fisher;
+      MatrixF key, value, key_weight, value_weight;
     };
     std::vector<Part> parts(dx->size());
     InOrder(
@@ -137,16 +144,16 @@ class Batch {
           const MatrixF& x = inputs_[layer][i];
           ForwardLayer(model_, layer, x, nullptr, &a);
           LayerGradient gradient = BackwardLayer(model_, layer, x, a, (*dx)[i]);
-          parts[i] = {Gram(gradient.dk), Gram(gradient.dv), Fisher(gradient.dk, a.normed),
-                      Fisher(gradient.dv, a.normed)};
+          parts[i] = {Gram(gradient.dk), Gram(gradient.dv), WeightGradient(gradient.dk, a.normed),
+                      WeightGradient(gradient.dv, a.normed)};
           (*dx)[i] = std::move(gradient.dx);
           inputs_[layer][i] = {};
         },
         [&](size_t i) {
           s.key_gradient += parts[i].key.cast<double>();
           s.value_gradient += parts[i].value.cast<double>();
-          s.key_fisher += parts[i].key_fisher;
-          s.value_fisher += parts[i].value_fisher;
+          (*squares_)[layer].key.array() += parts[i].key_weight.array().square();
+          (*squares_)[layer].value.array() += parts[i].value_weight.array().square();
           parts[i] = {};
         });
   }
@@ -154,19 +161,21 @@ class Batch {
   F32Model* model_;
   std::span<const std::vector<int32_t>> windows_;
   bool gradients_;
+  std::vector<SquaredGradients>* squares_;
   Statistics* statistics_;
   std::vector<std::vector<MatrixF>> inputs_;  // [layer][window]
 };
 
-void Average(int64_t tokens, size_t windows, bool gradients, LayerStatistics* s) {
+VectorD MeanRms(const MatrixF& squares, size_t windows) {
+  return (squares.cast<double>().array() / static_cast<double>(windows)).sqrt().rowwise().mean();
+}
+
+void Average(int64_t tokens, LayerStatistics* s) {
   const double per_token = 1.0 / static_cast<double>(tokens);
   s->input *= per_token;
   s->query_energy *= per_token;
-  if (!gradients) return;
   s->key_gradient *= per_token;
   s->value_gradient *= per_token;
-  s->key_fisher /= static_cast<double>(windows);
-  s->value_fisher /= static_cast<double>(windows);
 }
 
 }  // namespace
@@ -176,8 +185,13 @@ Statistics Calibrate(F32Model* model, const TokenWindows& windows, bool gradient
   const ModelConfig& config = model->config();
   Statistics statistics;
   statistics.has_gradients = gradients;
+  std::vector<SquaredGradients> squares;
+  const Eigen::Index kv = Eigen::Index{config.num_kv_heads} * config.head_dim;
   for (int layer = 0; layer < config.num_layers; ++layer) {
     statistics.layers.push_back(Empty(config, layer, gradients));
+    if (!gradients) continue;
+    const MatrixF zero = MatrixF::Zero(kv, config.hidden_size);
+    squares.push_back({zero, zero});
   }
   const auto longest = static_cast<int64_t>(
       std::max_element(windows.begin(), windows.end(), [](const auto& a, const auto& b) {
@@ -191,7 +205,7 @@ Statistics Calibrate(F32Model* model, const TokenWindows& windows, bool gradient
   for (size_t begin = 0; begin < windows.size(); begin += batch) {
     const size_t count = std::min(batch, windows.size() - begin);
     const std::span<const std::vector<int32_t>> part(windows.data() + begin, count);
-    loss += Batch(model, part, gradients, &statistics).Run();
+    loss += Batch(model, part, &squares, &statistics).Run();
     for (const auto& window : part) {
       statistics.tokens += static_cast<int64_t>(window.size());
       predictions += static_cast<int64_t>(window.size()) - 1;
@@ -200,8 +214,10 @@ Statistics Calibrate(F32Model* model, const TokenWindows& windows, bool gradient
     if (progress) progress(static_cast<int>(begin + count), static_cast<int>(windows.size()));
   }
   statistics.loss = loss / static_cast<double>(predictions);
-  for (LayerStatistics& s : statistics.layers) {
-    Average(statistics.tokens, windows.size(), gradients, &s);
+  for (LayerStatistics& s : statistics.layers) Average(statistics.tokens, &s);
+  for (size_t layer = 0; layer < squares.size(); ++layer) {
+    statistics.layers[layer].key_fisher = MeanRms(squares[layer].key, windows.size());
+    statistics.layers[layer].value_fisher = MeanRms(squares[layer].value, windows.size());
   }
   return statistics;
 }

@@ -20,7 +20,7 @@ struct LayerStatistics {
   // Need gradients (g of the summed loss of a window at one token):
   MatrixD key_gradient;    // G = E[g g^T] at the output of K, before norm and RoPE
   MatrixD value_gradient;  // at the output of V
-  // Per output row: mean over windows and columns of the squared gradient of the weight.
+  // Per output row: mean over columns of the RMS over windows of the weight's gradient.
   VectorD key_fisher, value_fisher;  // [kv_heads * head_dim]
   VectorD expert_tokens;  // mixture of experts: calibration tokens that chose each; else empty
 };

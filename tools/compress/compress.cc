@@ -155,7 +155,7 @@ class Compression {
   }
 
   std::string StatisticsFingerprint() const {
-    return Hex(Fingerprint(model_.files())) + " " + summary_.calibration_fingerprint;
+    return "2 " + Hex(Fingerprint(model_.files())) + " " + summary_.calibration_fingerprint;
   }
 
   // Beside statistics that are kept, so that other budgets find what was measured.

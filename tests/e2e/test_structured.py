@@ -1,5 +1,6 @@
 """Structured output and tools: whatever the model says, the form holds."""
 
+import concurrent.futures
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import tempfile
 
 import harness
 from harness import Skip, case, check, equal, seconds
+from test_grpc import connect
 
 WEATHER = {"type": "function", "function": {
     "name": "get_weather", "description": "The weather somewhere", "parameters": {
@@ -123,6 +125,9 @@ def bad_forms_are_refused_with_their_path(server):
         ({"guided_grammar": "root ::= x"}, "guided_grammar"),
         ({"guided_regex": "a", "guided_choice": ["b"]}, "guided_choice"),
         ({"structured_outputs": {"regex": 5}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"json_object": "yes"}}, "structured_outputs.json_object"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
+        ({"tools": {}}, "tools"),
         ({"guided_regex": "a", "allowed_token_ids": [5]}, "allowed_token_ids"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [CLOCK, CLOCK]}, "tools[1].function.name"),
@@ -141,20 +146,39 @@ def bad_forms_are_refused_with_their_path(server):
         equal(answer.json()["error"]["param"], param, fields)
 
 
-@case("structured")
-def random_schemas_hold(server):
-    """Schemas and outputs of the C++ walks, and of the server, judged by jsonschema."""
-    draft = validator()
+def recorded_walks(tests):
+    """Schemas and outputs of these C++ tests."""
     binary = os.path.join(os.path.dirname(harness.Server.binary), "..", "tests", "structured_test")
     if not os.path.exists(binary):
         raise Skip("structured_test is not built")
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "outputs")
-        subprocess.run([binary, "--gtest_filter=SchemaWalk.PiecesOfJson"], check=True,
-                       timeout=seconds(120), stdout=subprocess.DEVNULL,
-                       env={**os.environ, "PALU_RECORD_OUTPUTS": path})
+        subprocess.run([binary, f"--gtest_filter={tests}"], check=True, timeout=seconds(300),
+                       env={**os.environ, "PALU_RECORD_OUTPUTS": path}, stdout=subprocess.DEVNULL)
+        if not os.path.exists(path):
+            return []
         with open(path, encoding="utf-8") as file:
-            walks = [json.loads(line) for line in file]
+            return [json.loads(line) for line in file]
+
+
+@case("structured", own_server=True)
+def real_vocabularies_hold():
+    """Walks with the vocabularies of Llama 2 and 3, Qwen 2 and Mistral, judged by jsonschema."""
+    draft = validator()
+    walks = recorded_walks("*RealVocabulary.SchemasHold*")
+    if not walks:
+        raise Skip("the tokenizers are not on this machine")
+    check(len(walks) >= 90, len(walks))
+    for walk in walks:
+        draft(walk["schema"], format_checker=draft.FORMAT_CHECKER).validate(
+            json.loads(walk["text"]))
+
+
+@case("structured")
+def random_schemas_hold(server):
+    """Schemas and outputs of the C++ walks, and of the server, judged by jsonschema."""
+    draft = validator()
+    walks = recorded_walks("SchemaWalk.PiecesOfJson")
     check(len(walks) > 300, len(walks))
     for walk in walks:
         draft(walk["schema"], format_checker=draft.FORMAT_CHECKER).validate(
@@ -166,6 +190,84 @@ def random_schemas_hold(server):
         choice = answer["choices"][0]
         equal(choice["finish_reason"], "stop", f"{schema} {choice['text']}")
         draft(schema, format_checker=draft.FORMAT_CHECKER).validate(json.loads(choice["text"]))
+
+
+@case("structured")
+def forms_hold_over_grpc(server):
+    """The same text as over HTTP, streamed or not; forms that cannot be are refused by name."""
+    grpc, pb, stub, channel = connect(server)
+    schema = json.dumps(PERSON)
+    forms = [
+        (pb.Structure(json_object=True), {"response_format": {"type": "json_object"}}),
+        (pb.Structure(json_schema=schema), {"guided_json": PERSON}),
+        (pb.Structure(regex=r"[A-Z]{3}-\d{2,4}"), {"guided_regex": r"[A-Z]{3}-\d{2,4}"}),
+        (pb.Structure(choice=pb.Choices(choices=["yes", "no"])), {"guided_choice": ["yes", "no"]}),
+        (pb.Structure(grammar='root ::= ("ab" | "c")+ "."'),
+         {"guided_grammar": 'root ::= ("ab" | "c")+ "."'}),
+    ]
+    wrong = [
+        (pb.Structure(json_schema="{"), "structure.json_schema"),
+        (pb.Structure(json_schema='{"properties": {"a": {"type": "nope"}}}'),
+         "structure.json_schema/properties/a/type"),
+        (pb.Structure(json_schema='{"not": {}}'), "structure.json_schema/not"),
+        (pb.Structure(regex="("), "structure.regex"),
+        (pb.Structure(choice=pb.Choices()), "structure.choice"),
+        (pb.Structure(grammar="root ::= x"), "structure.grammar"),
+    ]
+    with channel:
+        for form, fields in forms:
+            request = pb.GenerateRequest(text="It was", structure=form, sampling=pb.SamplingParams(
+                max_tokens=90, seed=11, temperature=1, n=2))
+            unary = stub.GenerateUnary(request)
+            texts = ["", ""]
+            for chunk in stub.Generate(request):
+                texts[chunk.choice] += chunk.text
+            http = server.completion(prompt="It was", max_tokens=90, seed=11, temperature=1, n=2,
+                                     **fields)
+            expected = [choice["text"] for choice in http["choices"]]
+            equal(([choice.text for choice in unary.choices], texts), (expected, expected), form)
+            equal([choice.finish_reason for choice in unary.choices],
+                  [pb.FINISH_REASON_STOP] * 2, form)
+        for form, path in wrong:
+            try:
+                stub.GenerateUnary(pb.GenerateRequest(text="a", structure=form))
+                check(False, f"{form} is taken")
+            except grpc.RpcError as error:
+                equal(error.code(), grpc.StatusCode.INVALID_ARGUMENT, form)
+                check(path in error.details(), f"{path} in {error.details()}")
+
+
+RECORDS = {"type": "array", "minItems": 12, "maxItems": 20, "items": {
+    "type": "object", "properties": {"name": {"type": "string", "minLength": 3, "maxLength": 9},
+                                     "age": {"type": "integer", "minimum": 0, "maximum": 130}},
+    "required": ["name", "age"], "additionalProperties": False}}
+
+
+@case("structured", own_server=True)
+def preempted_outputs_keep_their_place():
+    """Under a grammar, an answer that was preempted and taken up again is what it is alone."""
+    forms = [{"guided_json": RECORDS}, {"guided_regex": r"([a-z]{3,7} ){40}end"},
+             {"guided_grammar": 'root ::= line line line+\nline ::= [A-Z] [a-z ]{20,40} ".\\n"'}]
+    bodies = [{"prompt": "The sea", "max_tokens": 300, "temperature": temperature, "seed": 9, **form}
+              for form in forms for temperature in (0, 1)]
+    for kind, host in (("recompute", "0"), ("swap", "64MiB")):
+        server = harness.Server(args=["--cache.memory=3MiB", "--model.max_context_tokens=512",
+                                    f"--cache.host_memory={host}"])
+        try:
+            alone = [server.completion(**body) for body in bodies]
+            equal(server.metric("vllm:num_preemptions_total"), 0, "alone")
+            with concurrent.futures.ThreadPoolExecutor(len(bodies)) as pool:
+                together = list(pool.map(lambda body: server.completion(**body), bodies))
+            check(server.metric("palu:preemptions_total", kind=kind) >= 3, kind)
+            for body, one, other in zip(bodies, alone, together):
+                equal(other["choices"], one["choices"], f"{kind} {body}")
+            for answer in together[:2]:
+                validator()(RECORDS).validate(json.loads(answer["choices"][0]["text"]))
+            for answer in together[2:4]:
+                check(re.fullmatch(forms[1]["guided_regex"], answer["choices"][0]["text"]), answer)
+            server.stop()
+        finally:
+            server.kill()
 
 
 @case("tools")

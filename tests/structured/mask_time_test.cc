@@ -1,4 +1,4 @@
-// How long a mask takes at a vocabulary of 128 K, and how many bytes grammars hold.
+// How long a mask takes at a vocabulary of 128 K, alone and as a share of a decode step.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,7 +9,9 @@
 #include <set>
 
 #include "server/structured/schema_compiler.h"
+#include "server/text/tokenizer.h"
 #include "tests/structured/walk.h"
+#include "tests/test_paths.h"
 
 namespace palu::structured {
 namespace {
@@ -114,6 +116,89 @@ TEST(MaskTime, AtAVocabularyOf128K) {
     // beside the forward pass, so even that is not added to a step.
     EXPECT_LT(times.LaterMedian(), 2.5) << name;
   }
+}
+
+// The fastest decode step of an 8 B model that docs/benchmarks.md has: one sequence on an H200.
+constexpr double kDecodeStepMs = 4.80;
+
+constexpr const char* kOrderSchema = R"({"type": "object", "properties": {
+  "id": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{6}$"}, "customer": {"type": "object",
+  "properties": {"name": {"type": "string", "maxLength": 80}, "email": {"type": "string"},
+  "vip": {"type": "boolean"}}, "required": ["name", "email", "vip"],
+  "additionalProperties": false}, "items": {"type": "array", "items": {"type": "object",
+  "properties": {"title": {"type": "string"}, "price": {"type": "number", "minimum": 0},
+  "count": {"type": "integer", "minimum": 1, "maximum": 999},
+  "colour": {"enum": ["red", "green", "blue", null]}}, "required": ["title", "price", "count"],
+  "additionalProperties": false}}, "note": {"type": ["string", "null"]}},
+  "required": ["id", "customer", "items", "note"], "additionalProperties": false})";
+
+std::string Order(int number) {
+  const std::vector<std::string> names = {"Ada Lovelace", "José Álvarez", "山田 太郎",
+                                          "Anne O'Neil"};
+  const std::vector<std::string> titles = {
+      "A pair of woollen socks", "Kettle, 1.7 litres, brushed steel", "Notebook (A5, dotted)",
+      "The Adventures of Sherlock Holmes", "Cable \"USB-C\" 2 m"};
+  const auto& name = names[static_cast<size_t>(number) % names.size()];
+  Json order = {{"id", "EU-" + std::to_string(100000 + number * 7919)},
+                {"customer",
+                 {{"name", name},
+                  {"email", "customer" + std::to_string(number) + "@example.org"},
+                  {"vip", number % 2 == 0}}},
+                {"items", Json::array()}};
+  for (int i = 0; i < 2 + number % 4; ++i) {
+    Json item = {{"title", titles[static_cast<size_t>(number + i) % titles.size()]},
+                 {"price", 0.25 * (17 + number * i)},
+                 {"count", 1 + i}};
+    if (i % 2 == 0) item["colour"] = "green";
+    order["items"].push_back(item);
+  }
+  order["note"] = number % 3 == 0 ? Json() : Json("Please leave it with the neighbours at no. 12.");
+  return order.dump(number % 2 == 0 ? -1 : 2);
+}
+
+// What a model writes is mostly what the grammar met before: ordinary documents in the tokens of
+// Llama 3, as its tokenizer cuts them.
+TEST(MaskTime, ShareOfADecodeStep) {
+  PALU_REQUIRE_FIXTURE("tokenizers/llama3");
+  const auto tokenizer = LoadTokenizer(palu::testing::FixturesDir() + "/tokenizers/llama3");
+  const auto vocabulary = std::make_shared<const Vocabulary>(*tokenizer);
+  const int32_t stop = tokenizer->TokenId("<|end_of_text|>");
+  const auto grammar = CompileSchema(Json::parse(kOrderSchema));
+  ASSERT_TRUE(grammar.has_value());
+  const auto masked = std::make_shared<MaskedGrammar>(*grammar, vocabulary);
+  std::vector<double> means;
+  std::vector<double> later;
+  for (int document = 0; document < 24; ++document) {
+    const std::string text = Order(document);
+    GrammarWalk walk(masked, {stop});
+    double sum = 0;
+    const std::vector<int32_t> ids = tokenizer->Encode(text, /*add_special=*/false);
+    for (size_t i = 0; i < ids.size(); ++i) {
+      const auto begin = std::chrono::steady_clock::now();
+      const bool fits = walk.Accept(ids[i]);
+      walk.FillMask(4096);
+      const double took = Milliseconds(std::chrono::steady_clock::now() - begin);
+      ASSERT_TRUE(fits) << text << " at token " << i;
+      sum += took;
+      if (document >= 12) later.push_back(took);
+    }
+    EXPECT_TRUE(walk.complete()) << text;
+    means.push_back(sum / static_cast<double>(ids.size()));
+  }
+  std::vector<double> settled(means.begin() + 12, means.end());
+  std::sort(settled.begin(), settled.end());
+  std::sort(later.begin(), later.end());
+  const double mean = settled[settled.size() / 2];
+  std::printf(
+      "mean per token: first document %.3f ms, second %.3f, third %.3f, median of documents "
+      "13 to 24 %.3f (single tokens: p50 %.3f, p99 %.3f, max %.3f)\n",
+      means[0], means[1], means[2], mean, later[later.size() / 2], later[later.size() * 99 / 100],
+      later.back());
+  std::printf("share of a decode step of %.2f ms: %.2f %%\n", kDecodeStepMs,
+              100 * mean / kDecodeStepMs);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  EXPECT_LT(mean, 0.05 * kDecodeStepMs);
+#endif
 }
 
 }  // namespace

@@ -1,7 +1,5 @@
 // Regular expressions against PCRE2, on random expressions and texts.
-#define PCRE2_CODE_UNIT_WIDTH 8
 #include <gtest/gtest.h>
-#include <pcre2.h>
 
 #include <random>
 #include <string>
@@ -9,35 +7,10 @@
 
 #include "server/structured/regex_parser.h"
 #include "server/structured/utf8_codes.h"
+#include "tests/structured/pcre2_reference.h"
 
 namespace palu::structured {
 namespace {
-
-// One compiled expression of the reference.
-class Reference {
- public:
-  explicit Reference(const std::string& pattern) {
-    int error = 0;
-    PCRE2_SIZE offset = 0;
-    code_ = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                          PCRE2_UTF | PCRE2_DOLLAR_ENDONLY, &error, &offset, nullptr);
-  }
-  ~Reference() { pcre2_code_free(code_); }
-  Reference(const Reference&) = delete;
-  Reference& operator=(const Reference&) = delete;
-
-  bool valid() const { return code_ != nullptr; }
-  bool Search(const std::string& text) const {
-    pcre2_match_data* match = pcre2_match_data_create(1, nullptr);
-    const int found = pcre2_match(code_, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), 0,
-                                  0, match, nullptr);
-    pcre2_match_data_free(match);
-    return found >= 0;
-  }
-
- private:
-  pcre2_code* code_ = nullptr;
-};
 
 class RandomRegex {
  public:
@@ -90,7 +63,7 @@ TEST(Regex, AgreesWithPcre2) {
     std::string pattern = make.Make(4);
     if (make.Draw(4) == 0) pattern = "^" + pattern;
     if (make.Draw(4) == 0) pattern += "$";
-    const Reference reference(pattern), whole("\\A(?:" + pattern + ")\\z");
+    const Pcre2Reference reference(pattern), whole("\\A(?:" + pattern + ")\\z");
     ASSERT_TRUE(reference.valid()) << pattern;
     const auto search = CompileRegex(pattern, RegexMode::kSearch);
     const auto full = CompileRegex(pattern, RegexMode::kFull);

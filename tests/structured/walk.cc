@@ -45,9 +45,9 @@ std::shared_ptr<const Vocabulary> JsonVocabulary(bool strips_leading_space) {
 }
 
 Walked RandomWalk(std::shared_ptr<MaskedGrammar> masked, int max_tokens, std::mt19937* random,
-                  double stop, int checks) {
+                  double stop, int checks, int32_t stop_id) {
   const Vocabulary& vocabulary = *masked->vocabulary;
-  GrammarWalk walk(masked, {kStop});
+  GrammarWalk walk(masked, {stop_id});
   Matcher matcher(*masked->grammar);
   Matcher::StateId state = matcher.start();
   Walked result;
@@ -57,19 +57,20 @@ Walked RandomWalk(std::shared_ptr<MaskedGrammar> masked, int max_tokens, std::mt
     const bool strip = result.tokens == 0 && vocabulary.strips_leading_space();
     bool any_near = false;
     std::vector<int32_t> allowed;
-    for (int32_t token = 1; token < vocabulary.size(); ++token) {
-      if (Bit(mask, token)) allowed.push_back(token);
+    for (int32_t token = 0; token < vocabulary.size(); ++token) {
+      if (token != stop_id && Bit(mask, token)) allowed.push_back(token);
     }
-    for (const int32_t token : allowed) {
-      any_near |= Fits(&matcher, state, vocabulary.bytes(token), strip, left - 2);
+    for (size_t i = 0; i < allowed.size() && checks > 0 && !any_near; ++i) {
+      any_near = Fits(&matcher, state, vocabulary.bytes(allowed[i]), strip, left - 2);
     }
     for (int i = 0; i < checks && any_near; ++i) {
-      const auto token = static_cast<int32_t>(1 + (*random)() % (vocabulary.size() - 1));
+      const auto token = static_cast<int32_t>((*random)() % vocabulary.size());
+      if (token == stop_id) continue;
       EXPECT_EQ(Bit(mask, token), Fits(&matcher, state, vocabulary.bytes(token), strip, left - 2))
           << "after <" << result.text << "> token <" << vocabulary.bytes(token) << "> with " << left
           << " left";
     }
-    const bool may_stop = Bit(mask, kStop);
+    const bool may_stop = Bit(mask, stop_id);
     EXPECT_EQ(may_stop, walk.complete()) << result.text;
     if (allowed.empty() || (may_stop && (*random)() % 1000 < stop * 1000)) {
       result.stopped = may_stop;
@@ -81,6 +82,7 @@ Walked RandomWalk(std::shared_ptr<MaskedGrammar> masked, int max_tokens, std::mt
     for (const char c : text) state = matcher.Step(state, static_cast<uint8_t>(c));
     EXPECT_TRUE(walk.Accept(token)) << result.text << " + " << bytes;
     result.text += text;
+    result.ids.push_back(token);
     ++result.tokens;
   }
   result.complete = walk.complete();

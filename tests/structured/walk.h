@@ -22,16 +22,17 @@ std::shared_ptr<const Vocabulary> JsonVocabulary(bool strips_leading_space = fal
 
 struct Walked {
   std::string text;
-  int tokens = 0;         // without the stop
-  bool complete = false;  // the text matches the grammar
-  bool stopped = false;   // by the stop token, not by the budget
+  std::vector<int32_t> ids;  // without the stop
+  int tokens = 0;            // likewise
+  bool complete = false;     // the text matches the grammar
+  bool stopped = false;      // by the stop token, not by the budget
 };
 
 // Draws evenly among the tokens of each mask, stopping with probability `stop` where that is
 // allowed. At each step up to `checks` random tokens are compared with what Matcher says of them; a
-// difference is a test failure.
+// difference is a test failure. stop_id ends an output and must have no bytes that fit.
 Walked RandomWalk(std::shared_ptr<MaskedGrammar> masked, int max_tokens, std::mt19937* random,
-                  double stop = 0.3, int checks = 0);
+                  double stop = 0.3, int checks = 0, int32_t stop_id = kStop);
 
 // True if the grammar matches the whole text.
 bool Matches(const Grammar& grammar, std::string_view text);

@@ -2,25 +2,15 @@
 // a slow look at every token says.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "server/structured/schema_compiler.h"
 #include "tests/structured/random_schema.h"
+#include "tests/structured/record.h"
 #include "tests/structured/walk.h"
 
 namespace palu::structured {
 namespace {
-
-// For tests/e2e/test_structured.py, which has an independent validator: a line of JSON per output.
-std::ofstream* Record() {
-  static const char* const path = std::getenv("PALU_RECORD_OUTPUTS");
-  static std::ofstream file;
-  if (path == nullptr) return nullptr;
-  if (!file.is_open()) file.open(path, std::ios::app);
-  return &file;
-}
 
 void WalkSchemas(std::shared_ptr<const Vocabulary> vocabulary, uint32_t seed, int schemas) {
   std::mt19937 random(seed);
@@ -39,9 +29,7 @@ void WalkSchemas(std::shared_ptr<const Vocabulary> vocabulary, uint32_t seed, in
       ASSERT_TRUE(nlohmann::json::accept(walked.text)) << schema.dump() << "\n" << walked.text;
       ASSERT_TRUE(Matches(**grammar, walked.text));
       ++complete;
-      if (std::ofstream* record = Record()) {
-        *record << Json{{"schema", schema}, {"text", walked.text}}.dump() << "\n";
-      }
+      RecordOutput(schema, walked.text);
     }
   }
   EXPECT_EQ(complete, 3 * schemas);

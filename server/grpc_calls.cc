@@ -46,13 +46,13 @@ std::optional<std::chrono::steady_clock::time_point> DeadlineOf(
 }  // namespace
 
 Status Admit(GrpcShared* shared, const grpc::CallbackServerContext& context,
-             std::shared_ptr<void>* permit) {
+             ApiKeys::Admission* admission) {
   const auto& metadata = context.client_metadata();
   const auto found = metadata.find("authorization");
   const std::string_view value = found == metadata.end()
                                      ? std::string_view()
                                      : std::string_view(found->second.data(), found->second.size());
-  return shared->keys->Admit(value, permit);
+  return shared->keys->Admit(value, admission);
 }
 
 void NoteGrpcCall(GrpcShared* shared, const char* method, const grpc::Status& status,
@@ -65,7 +65,7 @@ void NoteGrpcCall(GrpcShared* shared, const char* method, const grpc::Status& st
 }
 
 Status PumpCall::Begin(std::shared_ptr<Sink> self) {
-  const Status admitted = Admit(shared_, *context_, &permit_);
+  const Status admitted = Admit(shared_, *context_, &admission_);
   if (!admitted.ok()) return admitted;
   const Result<std::shared_ptr<const ModelService>> service = shared_->state->Service();
   if (!service) return service.error();
@@ -75,6 +75,7 @@ Status PumpCall::Begin(std::shared_ptr<Sink> self) {
   const Status model = service_->CheckModel(spec->model);
   if (!model.ok()) return model;
   spec->deadline = DeadlineOf(*context_);
+  if (!admission_.key.empty()) spec->tenant = admission_.key;
   spec->request_id = SanitizeRequestId(spec->request_id);
   if (spec->request_id.empty()) spec->request_id = NewRequestId();
   request_id_ = spec->request_id;

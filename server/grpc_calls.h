@@ -30,7 +30,7 @@ struct GrpcShared {
 
 // kUnauthenticated or kResourceExhausted, as ApiKeys::Admit, by the call's bearer metadata.
 Status Admit(GrpcShared* shared, const grpc::CallbackServerContext& context,
-             std::shared_ptr<void>* permit);
+             ApiKeys::Admission* admission);
 // Counts the call and writes the access log.
 void NoteGrpcCall(GrpcShared* shared, const char* method, const grpc::Status& status,
                   std::chrono::steady_clock::time_point started);
@@ -65,7 +65,7 @@ class PumpCall : public Sink {
   const char* const method_;
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   std::atomic<bool> cancelled_{false};
-  std::shared_ptr<void> permit_;
+  ApiKeys::Admission admission_;
   std::mutex pump_mutex_;
   std::weak_ptr<ResponsePump> pump_;  // guarded by pump_mutex_
 };

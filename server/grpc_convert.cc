@@ -128,6 +128,7 @@ Result<GenerationSpec> ToGenerationSpec(const v1::GenerateRequest& request) {
   spec.model = request.model();
   spec.request_id = request.request_id();
   spec.priority = request.priority();
+  spec.tenant = request.user();
   spec.default_max_tokens = kDefaultMaxTokens;
   if (request.has_add_special_tokens()) spec.add_special_tokens = request.add_special_tokens();
   if (request.has_text()) {
@@ -155,6 +156,7 @@ Result<GenerationSpec> ToEmbeddingSpec(const v1::EmbedRequest& request, Pooling 
   GenerationSpec spec;
   spec.model = request.model();
   spec.request_id = request.request_id();
+  spec.tenant = request.user();
   if (request.has_add_special_tokens()) spec.add_special_tokens = request.add_special_tokens();
   for (const v1::EmbedInput& input : request.inputs()) {
     if (input.has_tokens()) {

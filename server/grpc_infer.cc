@@ -251,8 +251,8 @@ class OpenInferenceService final : public inference::GRPCInferenceService::Callb
  private:
   grpc::ServerUnaryReactor* Done(const char* method, grpc::CallbackServerContext* context,
                                  const Status& status) {
-    std::shared_ptr<void> permit;
-    const Status admitted = Admit(shared_, *context, &permit);
+    ApiKeys::Admission admission;
+    const Status admitted = Admit(shared_, *context, &admission);
     const grpc::Status mapped = ToGrpcStatus(admitted.ok() ? status : admitted);
     NoteGrpcCall(shared_, method, mapped, std::chrono::steady_clock::now());
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();

@@ -102,8 +102,8 @@ class Service final : public v1::InferenceService::CallbackService {
                                 std::function<Status(const ModelService&)> work) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     const auto started = std::chrono::steady_clock::now();
-    std::shared_ptr<void> permit;
-    const Status admitted = Admit(shared_, *context, &permit);
+    ApiKeys::Admission admission;
+    const Status admitted = Admit(shared_, *context, &admission);
     if (!admitted.ok()) {
       const grpc::Status refused = ToGrpcStatus(admitted);
       NoteGrpcCall(shared_, method, refused, started);
@@ -111,7 +111,7 @@ class Service final : public v1::InferenceService::CallbackService {
       return reactor;
     }
     shared_->pool->Post([shared = shared_, reactor, method, started, work = std::move(work),
-                         permit = std::move(permit)] {
+                         permit = std::move(admission.permit)] {
       const auto service = shared->state->Service();
       const grpc::Status status = ToGrpcStatus(service ? work(**service) : service.error());
       NoteGrpcCall(shared, method, status, started);

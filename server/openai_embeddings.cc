@@ -52,8 +52,7 @@ Result<EmbeddingRequest> ParseEmbeddingRequest(std::string_view body) {
   }
   fields.Int("priority", -kMaxInt, kMaxInt, &spec.priority);
   fields.String("request_id", &spec.request_id);
-  std::string user;
-  fields.String("user", &user);
+  fields.String("user", &spec.tenant);
   spec.max_tokens = 0;
   request.unknown_fields = fields.Unknown();
   if (!fields.status().ok()) return tl::unexpected(fields.status());

@@ -269,9 +269,11 @@ std::vector<ConfigKey> EngineKeys() {
       Integer("engine.max_queue_tokens", 0, kMaxInt, PALU_FIELD(engine.max_queue_tokens),
               "Prompt tokens of all waiting requests together; what goes beyond is refused with "
               "429. 0: not bounded."),
-      Choice("engine.policy", {"priority", "fcfs", "fair"}, PALU_FIELD(engine.policy),
-             "Who starts next. priority: lower values of the request's priority first; fcfs: by "
-             "arrival; fair: users (field user) take turns by the tokens that they use."),
+      Choice(
+          "engine.policy", {"priority", "fcfs", "fair"}, PALU_FIELD(engine.policy),
+          "Who starts next. priority: lower values of the request's priority first; fcfs: by "
+          "arrival; fair: API keys, or users (field user) where there are none, take turns by the "
+          "tokens that they use."),
       Duration("engine.ageing", milliseconds(0), PALU_FIELD(engine.ageing),
                "Waiting time that makes up for one step of priority, so that nothing starves. "
                "0: priorities are strict."),

@@ -46,7 +46,7 @@ struct Request {
   int priority = 0;                  // lower first
   Pooling pooling = Pooling::kNone;  // if not: max_tokens is 0, and the prompt's vector is given
   uint64_t cache_salt = 0;           // prompts share cached blocks only under the same salt
-  // Whose share this is charged to under the fair policy: the request's user.
+  // Whose share this is charged to under the fair policy.
   std::string tenant;
   std::optional<std::chrono::steady_clock::time_point> deadline;
   std::shared_ptr<const TokenConstraint> constraint;  // null: any token; token_constraint.h

@@ -123,15 +123,17 @@ Status ApiKeys::Check(std::string_view authorization) const {
   return key ? Status{} : key.error();
 }
 
-Status ApiKeys::Admit(std::string_view authorization, std::shared_ptr<void>* permit) {
+Status ApiKeys::Admit(std::string_view authorization, Admission* admission) {
   const auto key = Find(authorization);
   if (!key) return key.error();
+  if (!key->has_value()) return {};
+  admission->key.assign((*key)->begin(), (*key)->end());
   int limit;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     limit = max_requests_;
   }
-  if (!key->has_value() || limit == 0) return {};
+  if (limit == 0) return {};
   std::lock_guard<std::mutex> lock(running_->mutex);
   int& running = running_->requests[**key];
   if (running >= limit) {
@@ -141,7 +143,7 @@ Status ApiKeys::Admit(std::string_view authorization, std::shared_ptr<void>* per
             ""};
   }
   ++running;
-  *permit = std::shared_ptr<void>(nullptr, [shared = running_, digest = **key](void*) {
+  admission->permit = std::shared_ptr<void>(nullptr, [shared = running_, digest = **key](void*) {
     std::lock_guard<std::mutex> release(shared->mutex);
     const auto found = shared->requests.find(digest);
     if (--found->second == 0) shared->requests.erase(found);

@@ -32,9 +32,13 @@ class ApiKeys {
   // authorization: the whole header or metadata value, "Bearer KEY". kUnauthenticated, saying what
   // is wrong, unless there are no keys at all. Takes as long for every key.
   Status Check(std::string_view authorization) const;
-  // Check, and a place among the key's concurrent requests, held as long as *permit lives.
-  // kResourceExhausted: they are all taken.
-  Status Admit(std::string_view authorization, std::shared_ptr<void>* permit);
+  struct Admission {
+    std::shared_ptr<void>
+        permit;       // a place among the key's concurrent requests, held while it lives
+    std::string key;  // stands for the key, and does not show it; empty: no keys are set
+  };
+  // Check, and what a request of that key runs under. kResourceExhausted: all places are taken.
+  Status Admit(std::string_view authorization, Admission* admission);
 
  private:
   using Digest = std::array<unsigned char, 32>;

@@ -22,12 +22,12 @@ std::optional<std::chrono::steady_clock::time_point> DeadlineOf(
 }  // namespace
 
 Status Admit(GrpcShared* shared, const grpc::CallbackServerContext& context,
-             std::shared_ptr<void>* permit) {
-  return shared->keys->Admit(MetadataOf(context, "authorization"), permit);
+             ApiKeys::Admission* admission) {
+  return shared->keys->Admit(MetadataOf(context, "authorization"), admission);
 }
 
 Status PumpCall::Begin(std::shared_ptr<Sink> self) {
-  const Status admitted = Admit(shared_, *context_, &permit_);
+  const Status admitted = Admit(shared_, *context_, &admission_);
   if (!admitted.ok()) return admitted;
   const Result<std::shared_ptr<const ModelService>> service = shared_->state->Service();
   if (!service) return service.error();
@@ -37,6 +37,7 @@ Status PumpCall::Begin(std::shared_ptr<Sink> self) {
   const Status model = service_->CheckModel(spec->model);
   if (!model.ok()) return model;
   spec->deadline = DeadlineOf(*context_);
+  if (!admission_.key.empty()) spec->tenant = admission_.key;
   spec->request_id = SanitizeRequestId(spec->request_id);
   if (spec->request_id.empty()) spec->request_id = log_.id();
   request_id_ = spec->request_id;

@@ -32,7 +32,8 @@ struct GrpcShared {
 
 // kUnauthenticated or kResourceExhausted, as ApiKeys::Admit, by the call's bearer metadata.
 Status Admit(GrpcShared* shared, const grpc::CallbackServerContext& context,
-             std::shared_ptr<void>* permit);
+             ApiKeys::Admission* admission);
+
 // Common part: from the request to a pump, and cancellation. Thread-safe.
 class PumpCall : public Sink {
  public:
@@ -64,7 +65,7 @@ class PumpCall : public Sink {
 
  private:
   std::atomic<bool> cancelled_{false};
-  std::shared_ptr<void> permit_;
+  ApiKeys::Admission admission_;
   std::mutex pump_mutex_;
   std::weak_ptr<ResponsePump> pump_;  // guarded by pump_mutex_
 };

@@ -129,9 +129,9 @@ Result<GenerationSpec> ToGenerationSpec(const v1::GenerateRequest& request) {
   spec.model = request.model();
   spec.request_id = request.request_id();
   spec.priority = request.priority();
+  spec.tenant = request.user();
   spec.default_max_tokens = kDefaultMaxTokens;
   spec.cache_salt = request.cache_salt();
-  spec.tenant = request.user();
   if (request.has_skip_special_tokens()) spec.skip_special_tokens = request.skip_special_tokens();
   if (request.has_truncate_prompt_tokens()) {
     const int tokens = request.truncate_prompt_tokens();
@@ -167,6 +167,7 @@ Result<GenerationSpec> ToEmbeddingSpec(const v1::EmbedRequest& request, Pooling 
   GenerationSpec spec;
   spec.model = request.model();
   spec.request_id = request.request_id();
+  spec.tenant = request.user();
   if (request.has_add_special_tokens()) spec.add_special_tokens = request.add_special_tokens();
   for (const v1::EmbedInput& input : request.inputs()) {
     if (input.has_tokens()) {

@@ -254,8 +254,8 @@ class OpenInferenceService final : public inference::GRPCInferenceService::Callb
  private:
   grpc::ServerUnaryReactor* Done(const char* method, grpc::CallbackServerContext* context,
                                  const Status& status) {
-    std::shared_ptr<void> permit;
-    const Status admitted = Admit(shared_, *context, &permit);
+    ApiKeys::Admission admission;
+    const Status admitted = Admit(shared_, *context, &admission);
     const grpc::Status mapped = ToGrpcStatus(admitted.ok() ? status : admitted);
     CallLog(context, method).End(mapped, shared_->counters);
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();

@@ -102,21 +102,21 @@ class Service final : public v1::InferenceService::CallbackService {
                                 std::function<Status(const ModelService&)> work) {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
     const CallLog log(context, method);
-    std::shared_ptr<void> permit;
-    const Status admitted = Admit(shared_, *context, &permit);
+    ApiKeys::Admission admission;
+    const Status admitted = Admit(shared_, *context, &admission);
     if (!admitted.ok()) {
       const grpc::Status refused = ToGrpcStatus(admitted);
       log.End(refused, shared_->counters);
       reactor->Finish(refused);
       return reactor;
     }
-    shared_->pool->Post(
-        [shared = shared_, reactor, log, work = std::move(work), permit = std::move(permit)] {
-          const auto service = shared->state->Service();
-          const grpc::Status status = ToGrpcStatus(service ? work(**service) : service.error());
-          log.End(status, shared->counters);
-          reactor->Finish(status);
-        });
+    shared_->pool->Post([shared = shared_, reactor, log, work = std::move(work),
+                         permit = std::move(admission.permit)] {
+      const auto service = shared->state->Service();
+      const grpc::Status status = ToGrpcStatus(service ? work(**service) : service.error());
+      log.End(status, shared->counters);
+      reactor->Finish(status);
+    });
     return reactor;
   }
 

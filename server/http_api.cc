@@ -112,7 +112,7 @@ void HttpApi::Handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
   const auto found = std::find_if(routes.begin(), routes.end(), [&request](const Route& route) {
     return Matches(route.path, request.path);
   });
-  Call call{std::move(request), std::move(reply)};
+  Call call{std::move(request), std::move(reply), ""};
   const std::string& method = call.request.method;
   if (found == routes.end()) {
     if (method == "OPTIONS" && call.request.path == "*") {
@@ -153,10 +153,11 @@ std::optional<HttpResponse> HttpApi::RefuseHead(const HttpRequest& request) {
 
 void HttpApi::RunRoute(const Route& route, Call call) {
   if (IsGuarded(call.request.path)) {
-    std::shared_ptr<void> permit;
-    const Status status = keys_->Admit(call.request.authorization, &permit);
+    ApiKeys::Admission admission;
+    const Status status = keys_->Admit(call.request.authorization, &admission);
     if (!status.ok()) return Fail(call, status);
-    call.reply->Hold(std::move(permit));
+    call.reply->Hold(std::move(admission.permit));
+    call.key = std::move(admission.key);
   }
   if (std::string_view(route.method) == "POST" && !IsJson(call.request.content_type)) {
     return call.reply->Respond(Refuse(415, "The Content-Type must be application/json"));

@@ -34,6 +34,7 @@ class HttpApi final : public HttpHandler {
   struct Call {
     HttpRequest request;
     std::shared_ptr<HttpReply> reply;
+    std::string key;  // ApiKeys::Admission::key
   };
   using Action = void (HttpApi::*)(const Call&);
   struct Route {
@@ -70,8 +71,9 @@ class HttpApi final : public HttpHandler {
   // Submits and connects pump and reply. spec has its prompts.
   void Generate(const Call& call, const ModelService& service, GenerationSpec spec,
                 const OpenAiOptions& options);
-  // The body's id made safe, else the one of the HTTP request.
-  void SettleRequestId(const Call& call, GenerationSpec* spec);
+  // What does not come from the body alone: the id is the body's made safe, else the one of the
+  // HTTP request; the tenant is the key where there are keys, else the body's user.
+  void SettleIdentity(const Call& call, GenerationSpec* spec);
   // Submits and connects pump and reply.
   void Start(const Call& call, const ModelService& service, const GenerationSpec& spec,
              const std::vector<Request>& requests, std::shared_ptr<Sink> sink, bool stream = false);

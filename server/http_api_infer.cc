@@ -42,7 +42,7 @@ void HttpApi::Embeddings(const Call& call) {
   }
   if (!status.ok()) return Fail(call, status);
   if (spec.pooling == Pooling::kNone) spec.pooling = (*service)->info().pooling;
-  SettleRequestId(call, &spec);
+  SettleIdentity(call, &spec);
   const Result<std::vector<Request>> requests = (*service)->Map(spec);
   if (!requests) return Fail(call, requests.error());
   Start(call, **service, spec, *requests,
@@ -103,7 +103,7 @@ void HttpApi::Infer(const Call& call) {
   NoteUnknown(completion->unknown_fields);
   GenerationSpec& spec = completion->spec;
   if (spec.request_id.empty()) spec.request_id = request->id;
-  SettleRequestId(call, &spec);
+  SettleIdentity(call, &spec);
   const Result<std::vector<Request>> requests = (*service)->Map(spec);
   if (!requests) return Fail(call, requests.error());
   const size_t choices = requests->size() * static_cast<size_t>(spec.n);

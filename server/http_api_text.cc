@@ -27,7 +27,7 @@ void SetPrompts(const GenerationSpec& spec, const std::vector<Request>& requests
 
 void HttpApi::Generate(const Call& call, const ModelService& service, GenerationSpec spec,
                        const OpenAiOptions& options) {
-  SettleRequestId(call, &spec);
+  SettleIdentity(call, &spec);
   const Result<std::vector<Request>> requests = service.Map(spec);
   if (!requests) return Fail(call, requests.error());
 
@@ -51,9 +51,10 @@ void HttpApi::Generate(const Call& call, const ModelService& service, Generation
   Start(call, service, spec, *requests, std::move(sink), options.stream);
 }
 
-void HttpApi::SettleRequestId(const Call& call, GenerationSpec* spec) {
+void HttpApi::SettleIdentity(const Call& call, GenerationSpec* spec) {
   spec->request_id = SanitizeRequestId(spec->request_id);
   if (spec->request_id.empty()) spec->request_id = call.request.request_id;
+  if (!call.key.empty()) spec->tenant = call.key;
 }
 
 void HttpApi::Start(const Call& call, const ModelService& service, const GenerationSpec& spec,

@@ -15,6 +15,7 @@ import test_clients  # noqa: E402,F401
 import test_completions  # noqa: E402,F401
 import test_disconnect  # noqa: E402,F401
 import test_embeddings  # noqa: E402,F401
+import test_fairness  # noqa: E402,F401
 import test_grpc  # noqa: E402,F401
 import test_http  # noqa: E402,F401
 import test_layouts  # noqa: E402,F401

@@ -61,6 +61,18 @@ TEST(GrpcConvert, ZeroThatWasSetIsNotTheDefault) {
   EXPECT_FALSE(spec->add_special_tokens);
 }
 
+TEST(GrpcConvert, TheUserIsTheTenant) {
+  v1::GenerateRequest request;
+  request.set_text("a");
+  EXPECT_EQ(ToGenerationSpec(request)->tenant, "");
+  request.set_user("u");
+  EXPECT_EQ(ToGenerationSpec(request)->tenant, "u");
+  v1::EmbedRequest embed;
+  embed.add_inputs()->set_text("a");
+  embed.set_user("v");
+  EXPECT_EQ(ToEmbeddingSpec(embed, Pooling::kMean)->tenant, "v");
+}
+
 TEST(GrpcConvert, OutOfRangeIsRefused) {
   v1::GenerateRequest request;
   EXPECT_EQ(ToGenerationSpec(request).error().param, "prompt");

@@ -78,6 +78,7 @@ TEST(CompletionRequest, EveryParameterArrives) {
   EXPECT_FALSE(spec.skip_special_tokens);
   EXPECT_EQ(spec.bad_words, std::vector<std::string>{"no"});
   EXPECT_EQ(spec.cache_salt, "mine");
+  EXPECT_EQ(spec.tenant, "u");
   EXPECT_EQ(request->options.keep, 0) << "best_of equals n";
   EXPECT_TRUE(request->unknown_fields.empty());
 }

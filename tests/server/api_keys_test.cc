@@ -1,0 +1,54 @@
+// Keys as the parts of the server see them; reading them again is tested in tests/e2e.
+#include "server/api_keys.h"
+
+#include <gtest/gtest.h>
+
+namespace palu {
+namespace {
+
+SecurityConfig Config(std::vector<std::string> keys, int max_requests_per_key = 0) {
+  SecurityConfig config;
+  config.api_keys = std::move(keys);
+  config.max_requests_per_key = max_requests_per_key;
+  return config;
+}
+
+std::string KeyOf(ApiKeys* keys, const std::string& authorization) {
+  ApiKeys::Admission admission;
+  EXPECT_TRUE(keys->Admit(authorization, &admission).ok()) << authorization;
+  return admission.key;
+}
+
+TEST(ApiKeys, AdmissionTellsKeysApartWithoutShowingThem) {
+  for (const int limit : {0, 5}) {
+    ApiKeys keys(Config({"first-key", "second-key"}, limit));
+    const std::string first = KeyOf(&keys, "Bearer first-key");
+    EXPECT_FALSE(first.empty());
+    EXPECT_EQ(first, KeyOf(&keys, "bearer  first-key "));
+    EXPECT_NE(first, KeyOf(&keys, "Bearer second-key"));
+    EXPECT_EQ(first.find("first-key"), std::string::npos);
+  }
+}
+
+TEST(ApiKeys, WithoutKeysNobodyIsToldApart) {
+  ApiKeys keys(Config({}));
+  EXPECT_EQ(KeyOf(&keys, "Bearer whatever"), "");
+  EXPECT_EQ(KeyOf(&keys, ""), "");
+}
+
+TEST(ApiKeys, PlacesAreThoseOfTheKeyAndComeBack) {
+  ApiKeys keys(Config({"first-key", "second-key"}, 1));
+  ApiKeys::Admission held;
+  ASSERT_TRUE(keys.Admit("Bearer first-key", &held).ok());
+  ASSERT_NE(held.permit, nullptr);
+  ApiKeys::Admission more;
+  EXPECT_EQ(keys.Admit("Bearer first-key", &more).code, StatusCode::kResourceExhausted);
+  EXPECT_EQ(more.permit, nullptr);
+  EXPECT_TRUE(keys.Admit("Bearer second-key", &more).ok());
+  EXPECT_EQ(keys.Admit("Bearer third-key", &more).code, StatusCode::kUnauthenticated);
+  held.permit.reset();
+  EXPECT_TRUE(keys.Admit("Bearer first-key", &more).ok());
+}
+
+}  // namespace
+}  // namespace palu

@@ -298,12 +298,14 @@ std::vector<ConfigKey> CacheKeys() {
            "while and preempted requests. 0: they are computed anew."),
       Integer("cache.block_tokens", 1, 1024, PALU_FIELD(cache.block_tokens),
               "Tokens per cache block."),
-      Choice("cache.format", {"auto", "f32", "bf16", "f16", "int8", "int4", "int3", "int2"},
+      Choice("cache.format",
+             {"auto", "f32", "bf16", "f16", "fp8", "fp8_e4m3", "int8", "int4", "int3", "int2"},
              PALU_FIELD(cache.format),
-             "How cached rows are stored in layers whose checkpoint does not say. auto: bf16."),
+             "How cached rows are stored in layers whose checkpoint does not say. auto: bf16; fp8 "
+             "and fp8_e4m3: OCP E4M3, one byte a number and no scale."),
       Choice("cache.rotation", {"auto", "none", "hadamard"}, PALU_FIELD(cache.rotation),
              "Orthogonal rotation of cached rows, which takes the outliers out before they are "
-             "quantized. auto: hadamard where the format is an integer one."),
+             "quantized. auto: hadamard for integer formats and for latents in fp8."),
   };
 }
 

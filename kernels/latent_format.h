@@ -12,11 +12,14 @@
 
 namespace palu {
 
-// Float formats store the numbers themselves. IntN formats store N-bit unsigned codes with one
+// Float formats store the numbers themselves. fp8 is OCP E4M3 without a scale: 4 bits of exponent
+// with bias 7 and 3 of mantissa, no infinities, NaN at 0x7f and 0xff; magnitudes above 448
+// saturate and NaN stays NaN. IntN formats store N-bit unsigned codes with one
 // (scale, zero) pair of f16 per token and group: value = scale * code + zero, where zero is the
 // group's minimum and scale = (max - min) / (2^N - 1), both rounded to f16 before coding.
-enum class LatentFormat : uint8_t { kF32, kBF16, kF16, kInt8, kInt4, kInt3, kInt2 };
+enum class LatentFormat : uint8_t { kF32, kBF16, kF16, kFp8, kInt8, kInt4, kInt3, kInt2 };
 
+// Whether numbers are codes with a scale and a zero.
 constexpr bool IsQuantized(LatentFormat format) { return format >= LatentFormat::kInt8; }
 
 constexpr int Bits(LatentFormat format) {
@@ -26,6 +29,7 @@ constexpr int Bits(LatentFormat format) {
     case LatentFormat::kBF16:
     case LatentFormat::kF16:
       return 16;
+    case LatentFormat::kFp8:
     case LatentFormat::kInt8:
       return 8;
     case LatentFormat::kInt4:
@@ -46,6 +50,8 @@ constexpr const char* Name(LatentFormat format) {
       return "bf16";
     case LatentFormat::kF16:
       return "f16";
+    case LatentFormat::kFp8:
+      return "fp8";
     case LatentFormat::kInt8:
       return "int8";
     case LatentFormat::kInt4:
@@ -58,7 +64,9 @@ constexpr const char* Name(LatentFormat format) {
   return "?";
 }
 
+// A format by its name; fp8 also as fp8_e4m3, as other servers call it.
 constexpr std::optional<LatentFormat> ParseLatentFormat(std::string_view name) {
+  if (name == "fp8_e4m3") return LatentFormat::kFp8;
   for (int i = 0; i <= static_cast<int>(LatentFormat::kInt2); ++i) {
     const auto format = static_cast<LatentFormat>(i);
     if (name == Name(format)) return format;
@@ -66,7 +74,8 @@ constexpr std::optional<LatentFormat> ParseLatentFormat(std::string_view name) {
   return std::nullopt;
 }
 
-// Codes of a row are padded to a multiple of this many, so that packed rows end on a byte.
+// Rows of at most 8 bits a number are padded with zeros to a multiple of this many numbers, so that
+// packed rows end on a byte.
 inline constexpr int kCodeGranularity = 8;
 // Every plane of a block starts at a multiple of this many bytes.
 inline constexpr int kPlaneAlignment = 16;
@@ -74,13 +83,13 @@ inline constexpr int kPlaneAlignment = 16;
 inline constexpr int kScaleBytes = 4;
 
 // Bytes of one token's numbers or codes, padding included, scale and zero not.
-//   int8: code i is byte i.
+//   fp8, int8: number i is byte i.
 //   int4: codes 2i and 2i+1 are the low and the high nibble of byte i.
 //   int2: code i is bits 2(i mod 4) .. of byte i / 4.
 //   int3: a plane of the low two bits laid out as int2 (rank_padded / 4 bytes), then a plane of the
 //         high bit, bit i mod 8 of byte i / 8 (rank_padded / 8 bytes).
 constexpr int64_t RowBytes(LatentFormat format, int64_t rank) {
-  if (!IsQuantized(format)) return rank * Bits(format) / 8;
+  if (Bits(format) > 8) return rank * Bits(format) / 8;
   const int64_t padded = (rank + kCodeGranularity - 1) / kCodeGranularity * kCodeGranularity;
   return padded * Bits(format) / 8;
 }

@@ -11,6 +11,10 @@ namespace {
 
 constexpr int kVersion = 1;
 
+std::string FormatWords() {
+  return OneOf({"auto", "f32", "bf16", "f16", "fp8", "int8", "int4", "int3", "int2"});
+}
+
 // ranks: the groups' ranks, or absent for a dense projection.
 void CheckGroups(const JsonObject& object, const std::string& key, const ModelConfig& config,
                  ProjectionPlan* plan) {
@@ -33,9 +37,7 @@ std::optional<LatentFormat> ParseFormat(const JsonObject& object) {
   const std::string name = object.String("format", "auto");
   if (name == "auto") return std::nullopt;
   const auto format = ParseLatentFormat(name);
-  if (!format) {
-    object.Fail("format", OneOf({"auto", "f32", "bf16", "f16", "int8", "int4", "int3", "int2"}));
-  }
+  if (!format) object.Fail("format", FormatWords());
   return format;
 }
 
@@ -87,6 +89,10 @@ LatentFormat DefaultFormat(const ProjectionPlan& plan, const std::string& name,
 }
 
 }  // namespace
+
+bool RotatedByDefault(bool dense, LatentFormat format) {
+  return IsQuantized(format) || (format == LatentFormat::kFp8 && !dense);
+}
 
 std::string ProjectionName(int layer, bool key) {
   return "model.layers." + std::to_string(layer) + ".self_attn." + (key ? "k_proj" : "v_proj");
@@ -160,7 +166,7 @@ std::vector<LayerSpec> ResolveCache(const std::vector<LayerPlan>& plan, const Ca
   const auto format = ParseLatentFormat(options.format);
   if (!format && options.format != "auto") {
     throw std::runtime_error("cache.format: found \"" + options.format + "\", expected " +
-                             OneOf({"auto", "f32", "bf16", "f16", "int8", "int4", "int3", "int2"}));
+                             FormatWords());
   }
   if (options.rotation != "auto" && options.rotation != "none" && options.rotation != "hadamard") {
     throw std::runtime_error("cache.rotation: found \"" + options.rotation + "\", expected " +
@@ -174,8 +180,8 @@ std::vector<LayerSpec> ResolveCache(const std::vector<LayerPlan>& plan, const Ca
     spec.format = projection.format ? *projection.format
                   : format          ? *format
                                     : DefaultFormat(projection, name, files);
-    const bool by_option =
-        options.rotation == "auto" ? IsQuantized(spec.format) : options.rotation == "hadamard";
+    const bool by_option = options.rotation == "auto" ? RotatedByDefault(spec.dense, spec.format)
+                                                      : options.rotation == "hadamard";
     spec.hadamard = projection.rotation ? *projection.rotation == Rotation::kHadamard : by_option;
     return spec;
   };

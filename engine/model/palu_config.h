@@ -48,6 +48,10 @@ std::vector<LayerPlan> ParseHeadWiseRanks(std::string_view config_json, const st
 std::vector<LayerSpec> ResolveCache(const std::vector<LayerPlan>& plan, const CacheOptions& options,
                                     const Safetensors& files);
 
+// Whether rows of this format are rotated when nobody says. fp8 gains from it too, but less than a
+// rotation at run time is worth, so only latents are, whose factors take it in for nothing.
+bool RotatedByDefault(bool dense, LatentFormat format);
+
 // "model.layers.3.self_attn.k_proj"
 std::string ProjectionName(int layer, bool key);
 

@@ -1,4 +1,4 @@
-// Scalar conversions between f32 and the 16-bit float formats, round to nearest even.
+// Scalar conversions between f32 and the 16-bit float formats and fp8, round to nearest even.
 // Functions are static: this header is also compiled with instruction-set flags, and a shared
 // inline definition could then run on a machine that lacks those instructions.
 #pragma once
@@ -56,5 +56,31 @@ static inline uint16_t F32ToF16(float value) {
 }
 
 inline constexpr float kMaxF16 = 65504.0f;
+
+// fp8 is OCP E4M3 (latent_format.h).
+static inline float Fp8ToF32(uint8_t value) {
+  const uint32_t sign = static_cast<uint32_t>(value & 0x80u) << 24;
+  const uint32_t magnitude = value & 0x7fu;
+  if (magnitude == 0x7fu) return BitsFloat(sign | 0x7fc00000u);
+  if (magnitude >= 8) return BitsFloat(sign | ((magnitude << 20) + (120u << 23)));
+  const float subnormal = static_cast<float>(magnitude) * 0x1p-9f;
+  return sign != 0 ? -subnormal : subnormal;
+}
+
+static inline uint8_t F32ToFp8(float value) {
+  const uint32_t bits = FloatBits(value);
+  const uint32_t sign = (bits >> 24) & 0x80u;
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint8_t>(sign | 0x7fu);
+  // 448 and more.
+  if (magnitude >= 0x43e00000u) return static_cast<uint8_t>(sign | 0x7eu);
+  if (magnitude < 0x3c800000u) {
+    // 16384 has the subnormals' step as its unit in the last place.
+    const float shifted = BitsFloat(magnitude) + 16384.0f;
+    return static_cast<uint8_t>(sign | (FloatBits(shifted) - 0x46800000u));
+  }
+  const uint32_t rounded = magnitude + 0x7ffffu + ((magnitude >> 20) & 1u) - (120u << 23);
+  return static_cast<uint8_t>(sign | (rounded >> 20));
+}
 
 }  // namespace palu::cpu

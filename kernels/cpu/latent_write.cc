@@ -74,6 +74,12 @@ void StoreRow(const float* x, const LatentSegment& segment, std::byte* codes, st
         reinterpret_cast<uint16_t*>(codes)[i] = F32ToF16(ClampToF16(x[i]));
       }
       return;
+    case LatentFormat::kFp8:
+      for (int i = 0; i < segment.rank; ++i) {
+        reinterpret_cast<uint8_t*>(codes)[i] = F32ToFp8(x[i]);
+      }
+      std::memset(codes + segment.rank, 0, segment.row_bytes - segment.rank);
+      return;
     default:
       Quantize(x, segment, codes, scales);
   }

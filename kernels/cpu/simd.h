@@ -14,12 +14,15 @@
 
 namespace palu::cpu::PALU_SIMD_NAMESPACE {
 
-// Elements of 16-bit weights; distinct types so that loads can be overloaded.
+// Elements of weights and latents; distinct types so that loads can be overloaded.
 struct Bf16 {
   uint16_t bits;
 };
 struct F16 {
   uint16_t bits;
+};
+struct Fp8 {
+  uint8_t bits;
 };
 
 }  // namespace palu::cpu::PALU_SIMD_NAMESPACE

@@ -20,6 +20,16 @@ static inline Vec Load(const Bf16* p) {
 static inline Vec Load(const F16* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+// Exponent and mantissa of fp8 in the place of f16's are its value but for a factor of 2^8.
+static inline Vec Load(const Fp8* p) {
+  const __m128i codes = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  const __m128i magnitude = _mm_and_si128(codes, _mm_set1_epi16(0x7f));
+  const __m128i sign = _mm_slli_epi16(_mm_xor_si128(codes, magnitude), 8);
+  __m128i half = _mm_or_si128(sign, _mm_slli_epi16(magnitude, 7));
+  const __m128i is_nan = _mm_cmpeq_epi16(magnitude, _mm_set1_epi16(0x7f));
+  half = _mm_or_si128(half, _mm_and_si128(is_nan, _mm_set1_epi16(0x7e00)));
+  return _mm256_mul_ps(_mm256_cvtph_ps(half), _mm256_set1_ps(256.0f));
+}
 static inline void Store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
 static inline Vec Add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 static inline Vec Sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }

@@ -22,6 +22,16 @@ static inline Vec Load(const Bf16* p) {
 static inline Vec Load(const F16* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
+// Exponent and mantissa of fp8 in the place of f16's are its value but for a factor of 2^8.
+static inline Vec Load(const Fp8* p) {
+  const __m256i codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i magnitude = _mm256_and_si256(codes, _mm256_set1_epi16(0x7f));
+  const __m256i sign = _mm256_slli_epi16(_mm256_xor_si256(codes, magnitude), 8);
+  __m256i half = _mm256_or_si256(sign, _mm256_slli_epi16(magnitude, 7));
+  const __m256i is_nan = _mm256_cmpeq_epi16(magnitude, _mm256_set1_epi16(0x7f));
+  half = _mm256_or_si256(half, _mm256_and_si256(is_nan, _mm256_set1_epi16(0x7e00)));
+  return _mm512_mul_ps(_mm512_cvtph_ps(half), _mm512_set1_ps(256.0f));
+}
 static inline void Store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
 static inline Vec Add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 static inline Vec Sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }
@@ -65,6 +75,11 @@ static inline Vec LoadPartial(const Bf16* p, int64_t n) {
 }
 static inline Vec LoadPartial(const F16* p, int64_t n) {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(FirstLanes(n), p));
+}
+static inline Vec LoadPartial(const Fp8* p, int64_t n) {
+  Fp8 elements[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) elements[i] = p[i];
+  return Load(elements);
 }
 
 static inline void TransposeSquare(const float* in, int64_t ld_in, float* out, int64_t ld_out) {

@@ -25,6 +25,9 @@ static inline Vec Load(const Bf16* p) {
 static inline Vec Load(const F16* p) {
   return Vec{F16ToF32(p[0].bits), F16ToF32(p[1].bits), F16ToF32(p[2].bits), F16ToF32(p[3].bits)};
 }
+static inline Vec Load(const Fp8* p) {
+  return Vec{Fp8ToF32(p[0].bits), Fp8ToF32(p[1].bits), Fp8ToF32(p[2].bits), Fp8ToF32(p[3].bits)};
+}
 static inline void Store(float* p, Vec v) { __builtin_memcpy(p, &v, sizeof(v)); }
 static inline Vec Add(Vec a, Vec b) { return a + b; }
 static inline Vec Sub(Vec a, Vec b) { return a - b; }

@@ -154,6 +154,8 @@ static void Unpack(LatentFormat format, const std::byte* codes, int64_t row_byte
       return UnpackNumbers<Bf16>(codes, row_bytes, tokens, rank, out, ld_out);
     case LatentFormat::kF16:
       return UnpackNumbers<F16>(codes, row_bytes, tokens, rank, out, ld_out);
+    case LatentFormat::kFp8:
+      return UnpackNumbers<Fp8>(codes, row_bytes, tokens, rank, out, ld_out);
     case LatentFormat::kInt8:
       return UnpackCodes<LatentFormat::kInt8>(codes, row_bytes, scales, tokens, rank, out, ld_out);
     case LatentFormat::kInt4:

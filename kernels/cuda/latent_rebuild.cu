@@ -56,6 +56,16 @@ __device__ void UnpackFloats(const uint8_t* numbers, int i, int count, float (&o
   for (int j = 0; j < kUnit; ++j) out[j] = j < count ? ToFloat(from[j]) : 0.0f;
 }
 
+__device__ void UnpackFp8(const uint8_t* numbers, int i, int count, float (&out)[kUnit]) {
+  const uint64_t codes = *reinterpret_cast<const uint64_t*>(numbers + i);
+#pragma unroll
+  for (int j = 0; j < kUnit; ++j) {
+    fp8 number;
+    number.__x = static_cast<uint8_t>(codes >> 8 * j);
+    out[j] = j < count ? ToFloat(number) : 0.0f;
+  }
+}
+
 // Numbers i .. i + count of a row, then zeros; i is a multiple of kUnit.
 __device__ void Unpack(const SegmentView& segment, const Row& row, int i, int count,
                        float (&out)[kUnit]) {
@@ -66,6 +76,8 @@ __device__ void Unpack(const SegmentView& segment, const Row& row, int i, int co
       return UnpackFloats<bf16>(row.numbers, i, count, out);
     case LatentFormat::kF16:
       return UnpackFloats<__half>(row.numbers, i, count, out);
+    case LatentFormat::kFp8:
+      return UnpackFp8(row.numbers, i, count, out);
     default:
       break;
   }

@@ -1,6 +1,8 @@
 // One projection of one layer as kernel parameters, and scalar access to cached numbers.
 #pragma once
 
+#include <cuda_fp8.h>
+
 #include <stdexcept>
 
 #include "kernels/cuda/common.cuh"
@@ -9,6 +11,15 @@
 namespace palu::cuda {
 
 inline constexpr int kMaxGroups = 64;
+
+using fp8 = __nv_fp8_e4m3;
+
+__device__ inline float ToFloat(fp8 v) { return static_cast<float>(v); }
+// Saturates.
+template <>
+__device__ inline fp8 FromFloat<fp8>(float v) {
+  return fp8(v);
+}
 
 // One (projection, group): LatentSegment and its up factor.
 struct SegmentView {
@@ -82,6 +93,8 @@ __device__ inline float LatentValue(const SegmentView& segment, const std::byte*
       return ToFloat(reinterpret_cast<const bf16*>(row)[i]);
     case LatentFormat::kF16:
       return ToFloat(reinterpret_cast<const __half*>(row)[i]);
+    case LatentFormat::kFp8:
+      return ToFloat(reinterpret_cast<const fp8*>(row)[i]);
     default: {
       const float2 scale =
           __half22float2(reinterpret_cast<const __half2*>(block + segment.scales_offset)[offset]);

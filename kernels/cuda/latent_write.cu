@@ -116,6 +116,9 @@ __global__ void WriteKernel(__grid_constant__ const Source key,
       return StoreFloats<bf16>(from, row, segment.rank, lane);
     case LatentFormat::kF16:
       return StoreFloats<__half>(from, row, segment.rank, lane);
+    case LatentFormat::kFp8:
+      if (segment.rank + lane < segment.row_bytes) row[segment.rank + lane] = 0;
+      return StoreFloats<fp8>(from, row, segment.rank, lane);
     default:
       return StoreCodes(from, row,
                         reinterpret_cast<__half2*>(block + segment.scales_offset) + offset, segment,

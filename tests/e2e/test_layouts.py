@@ -59,3 +59,16 @@ def official_checkpoint_at_four_bits():
         server.stop()
     finally:
         server.kill()
+
+
+@case("layouts", own_server=True)
+def official_checkpoint_in_fp8():
+    server = serve(["--cache.format=fp8_e4m3"])
+    try:
+        equal(server.metric("palu:kv_cache_bytes_per_token"), LAYERS * 2 * GROUPS * RANK)
+        equal(server.metric("palu:latent_bits", layer="0", projection="k"), 8)
+        equal(server.metric("vllm:cache_config_info", cache_dtype="fp8"), 1)
+        server.completion(prompt="Once upon a time", max_tokens=8)
+        server.stop()
+    finally:
+        server.kill()

@@ -12,7 +12,7 @@ std::vector<AttentionCase> FormatCases() {
   std::vector<AttentionCase> cases;
   for (LatentFormat key : kAllFormats) {
     // A different format for values, so that every format serves both.
-    const auto value = static_cast<LatentFormat>((static_cast<int>(key) + 3) % 7);
+    const auto value = kAllFormats[(static_cast<size_t>(key) + 3) % std::size(kAllFormats)];
     AttentionCase c;
     c.name = std::string("LowRank_") + Name(key) + "_" + Name(value);
     c.q_heads = 8, c.kv_heads = 4, c.head_dim = 32;

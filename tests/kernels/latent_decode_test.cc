@@ -55,8 +55,8 @@ TEST_P(LatentDecodeTest, Shapes) {
 }
 
 TEST_P(LatentDecodeTest, Formats) {
-  for (LatentFormat format :
-       {LatentFormat::kInt8, LatentFormat::kInt4, LatentFormat::kInt3, LatentFormat::kInt2}) {
+  for (LatentFormat format : {LatentFormat::kFp8, LatentFormat::kInt8, LatentFormat::kInt4,
+                              LatentFormat::kInt3, LatentFormat::kInt2}) {
     Check(Make("Gqa_s1", 16, 4, 128, 1, 32, 1, 96, format, format));
     Check(Make("Mha_s2", 8, 8, 64, 2, 64, 2, 176, format, LatentFormat::kInt4));
     Check(Make("OddRank", 8, 4, 64, 2, 64, 2, 72, LatentFormat::kInt8, format));
@@ -90,7 +90,8 @@ TEST_P(LatentDecodeTest, KeyRanks) {
 }
 
 TEST_P(LatentDecodeTest, Dense) {
-  for (const LatentFormat format : {kBF16, LatentFormat::kInt8, kInt4, LatentFormat::kInt2}) {
+  for (const LatentFormat format :
+       {kBF16, LatentFormat::kFp8, LatentFormat::kInt8, kInt4, LatentFormat::kInt2}) {
     Check(MakeDense("Mha", 8, 8, 128, 1, format));
     Check(MakeDense("Gqa", 8, 2, 128, 2, format));
     Check(MakeDense("Gqa64", 12, 3, 64, 1, format));

@@ -11,8 +11,8 @@
 namespace palu {
 
 inline constexpr LatentFormat kAllFormats[] = {
-    LatentFormat::kF32,  LatentFormat::kBF16, LatentFormat::kF16, LatentFormat::kInt8,
-    LatentFormat::kInt4, LatentFormat::kInt3, LatentFormat::kInt2};
+    LatentFormat::kF32,  LatentFormat::kBF16, LatentFormat::kF16,  LatentFormat::kFp8,
+    LatentFormat::kInt8, LatentFormat::kInt4, LatentFormat::kInt3, LatentFormat::kInt2};
 
 // One projection of one layer: a segment per rank, laid out from *offset on, which it moves.
 inline std::vector<LatentSegment> MakeSegments(LatentFormat format, const std::vector<int>& ranks,
@@ -35,7 +35,7 @@ inline std::vector<LatentSegment> MakeSegments(LatentFormat format, const std::v
   return segments;
 }
 
-// Host image of a pool. 0xff bytes are NaN in f32, bf16, f16 and in scales.
+// Host image of a pool. 0xff bytes are NaN in f32, bf16, f16, fp8 and in scales.
 struct HostPool {
   int block_size = 0;
   int64_t block_bytes = 0;

@@ -27,6 +27,8 @@ std::vector<AttentionCase> Cases() {
       Case(3, 1, 96, {1, {}, bf16}, {1, {}, bf16}),
       Case(8, 2, 128, {1, {32, 32}, int4}, {1, {96, 96}, int4}),
       Case(4, 2, 128, {1, {}, LatentFormat::kInt8}, {1, {}, LatentFormat::kF16}),
+      Case(4, 2, 128, {2, {72}, LatentFormat::kFp8}, {1, {96, 44}, LatentFormat::kFp8}),
+      Case(4, 2, 64, {1, {}, LatentFormat::kFp8}, {2, {}, LatentFormat::kFp8}),
       Case(2, 1, 256, {1, {128}, bf16}, {1, {200}, LatentFormat::kInt2}),
       Case(7, 1, 40, {1, {24}, LatentFormat::kF32}, {1, {}, bf16}),
   };
@@ -39,7 +41,7 @@ std::vector<AttentionCase> Cases() {
     cases.push_back(c);
   }
   cases[0].biases = cases[1].biases = cases[3].k_norm = true;
-  cases[5].rotary_dim = 64;
+  cases[7].rotary_dim = 64;
   return cases;
 }
 

@@ -122,6 +122,7 @@ TEST(PaluOfficial, CacheHoldsLatentsOnly) {
   const int64_t numbers = 6 * 2 * 2 * 64;
   for (const auto& [format, bytes] : {std::pair{"f32", numbers * 4},
                                       {"auto", numbers * 2},
+                                      {"fp8", numbers},
                                       {"int4", numbers / 2 + 6 * 2 * 2 * 4}}) {
     HarnessOptions options{.max_context = 64};
     options.format = format;

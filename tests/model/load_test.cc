@@ -138,7 +138,8 @@ TEST(Load, Limits) {
   ExpectError(ErrorOf(Zoo("qwen2"), 1025),
               {"model.max_context_tokens", "found 1025", "1 to 1024", "config.json"});
   ExpectError(ErrorOf(Zoo("qwen2"), -1), {"model.max_context_tokens", "found -1"});
-  ExpectError(ErrorOf(Zoo("qwen2"), 64, 1 << 24, "fp8"), {"cache.format", "found \"fp8\"", "int4"});
+  ExpectError(ErrorOf(Zoo("qwen2"), 64, 1 << 24, "fp9"),
+              {"cache.format", "found \"fp9\"", "fp8", "int4"});
   EXPECT_EQ(ErrorOf(Zoo("qwen2")), "no error");
 }
 

@@ -112,9 +112,9 @@ TEST_P(LatentFormats, ErrorStaysWithinTheFormat) {
 
 INSTANTIATE_TEST_SUITE_P(Formats, LatentFormats,
                          ::testing::Values(FormatCase{"f32", 2e-3}, FormatCase{"f16", 1e-2},
-                                           FormatCase{"bf16", 5e-2}, FormatCase{"int8", 0.12},
-                                           FormatCase{"int4", 1.8}, FormatCase{"int3", 2.8},
-                                           FormatCase{"int2", 5.0}),
+                                           FormatCase{"bf16", 5e-2}, FormatCase{"fp8", 0.6},
+                                           FormatCase{"int8", 0.12}, FormatCase{"int4", 1.8},
+                                           FormatCase{"int3", 2.8}, FormatCase{"int2", 5.0}),
                          [](const auto& format) { return std::string(format.param.format); });
 
 // Rotating is not allowed to change anything when nothing is lost: a rank that is no power of two.

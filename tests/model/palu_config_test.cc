@@ -156,6 +156,11 @@ TEST(ResolveCache, OptionsFillTheGaps) {
   EXPECT_EQ(specs[0].key.format, LatentFormat::kBF16);
   EXPECT_EQ(specs[0].value.format, LatentFormat::kF16);
   EXPECT_FALSE(specs[0].key.hadamard);
+  for (const char* name : {"fp8", "fp8_e4m3"}) {
+    EXPECT_EQ(resolve(name, "auto")[0].key.format, LatentFormat::kFp8);
+    EXPECT_FALSE(resolve(name, "auto")[0].key.hadamard);
+    EXPECT_TRUE(resolve(name, "auto")[0].value.hadamard);
+  }
   specs = resolve("int4", "auto");
   EXPECT_EQ(specs[0].key.format, LatentFormat::kInt4);
   EXPECT_TRUE(specs[0].key.hadamard);

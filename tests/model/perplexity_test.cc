@@ -71,6 +71,7 @@ TEST(Perplexity, DenseFormatsCostLittle) {
   std::map<std::string, double> increase;
   for (const auto& [format, rotation] : {std::pair{"bf16", "none"},
                                          {"f16", "none"},
+                                         {"fp8", "none"},
                                          {"int8", "hadamard"},
                                          {"int4", "hadamard"},
                                          {"int4", "none"},
@@ -83,6 +84,7 @@ TEST(Perplexity, DenseFormatsCostLittle) {
   }
   EXPECT_LT(std::fabs(increase["bf16_none"]), 0.002);
   EXPECT_LT(std::fabs(increase["f16_none"]), 0.0005);
+  EXPECT_LT(std::fabs(increase["fp8_none"]), 0.01);
   EXPECT_LT(std::fabs(increase["int8_hadamard"]), 0.001);
   EXPECT_LT(increase["int4_hadamard"], 0.03);
   EXPECT_LT(increase["int3_hadamard"], 0.15);
@@ -100,6 +102,7 @@ TEST(PerplexityOnCuda, AsOnTheCpuAtTheSameBits) {
   const size_t windows = Long() ? 48 : 4;
   const double spread = Long() ? 1.0 : 3.5;  // sqrt(48 / 4)
   for (const auto& [format, tolerance] : {std::pair{"bf16", 0.0005},
+                                          {"fp8", 0.001},
                                           {"int8", 0.0005},
                                           {"int4", 0.002},
                                           {"int3", 0.003},

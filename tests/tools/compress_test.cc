@@ -117,7 +117,7 @@ TEST_F(CompressTest, SearchedCheckpointServesWhatWasMeasured) {
 }
 
 // What the search measures with its simulated cache is what the engine's paged cache gives, for
-// every kind of storage: coded low rank, 16-bit low rank, rotated dense, plain dense.
+// every kind of storage: coded low rank, 16-bit and fp8 low rank, rotated, plain and fp8 dense.
 TEST_F(CompressTest, SimulatedCacheAgreesWithThePagedOne) {
   CheckpointModel model(Model(), 256, int64_t{1} << 30);
   const auto tokenizer = LoadTokenizer(Model());
@@ -136,6 +136,11 @@ TEST_F(CompressTest, SimulatedCacheAgreesWithThePagedOne) {
   }
   plan[1].key = MakeSpec({64, 64}, 2, 64, LatentFormat::kF16);
   plan[2].value = MakeSpec({256}, 4, 64, LatentFormat::kF16);
+  plan[4].key = MakeSpec({48, 64}, 2, 64, LatentFormat::kFp8);
+  plan[4].value.dense = true;
+  plan[4].value.format = LatentFormat::kFp8;
+  plan[4].value.heads_per_group = 1;
+  plan[4].value.ranks = {64, 64, 64, 64};
   ASSERT_TRUE(plan[2].value.dense);
   plan[3].key.dense = plan[3].key.hadamard = true;
   plan[3].key.heads_per_group = 1;

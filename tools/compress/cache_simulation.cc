@@ -11,6 +11,13 @@ namespace {
 
 float RoundF16(float x) { return static_cast<float>(static_cast<Eigen::half>(x)); }
 
+// To fp8 and back (kernels/latent_format.h).
+float RoundFp8(float x) {
+  const float magnitude = std::min(std::fabs(x), 448.0f);
+  const float step = std::ldexp(1.0f, std::max(std::ilogb(magnitude), -6) - 3);
+  return std::copysign(std::nearbyint(magnitude / step) * step, x);
+}
+
 void StoreQuantized(float* x, int n, int bits) {
   const auto [low, high] = std::minmax_element(x, x + n);
   const auto levels = static_cast<float>((1 << bits) - 1);
@@ -32,6 +39,8 @@ void StoreAndRead(MatrixF* x, int width, LatentFormat format) {
     *x = x->cast<Eigen::half>().cast<float>();
   } else if (format == LatentFormat::kBF16) {
     *x = x->cast<Eigen::bfloat16>().cast<float>();
+  } else if (format == LatentFormat::kFp8) {
+    *x = x->unaryExpr(&RoundFp8);
   } else {
     for (Eigen::Index i = 0; i < x->size(); i += width) {
       StoreQuantized(x->data() + i, width, Bits(format));

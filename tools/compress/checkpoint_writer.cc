@@ -134,9 +134,9 @@ nlohmann::json SpecJson(const ProjectionSpec& spec) {
           {"group_size", spec.heads_per_group},
           {"ranks", spec.ranks},
           {"format", Name(spec.format)},
-          {"rotation", !IsQuantized(spec.format) ? "none"
-                       : spec.dense              ? "hadamard"
-                                                 : "folded"}};
+          {"rotation", !RotatedByDefault(spec.dense, spec.format) ? "none"
+                       : spec.dense                               ? "hadamard"
+                                                                  : "folded"}};
 }
 
 // The authors name a model family by prefixing the original's.

@@ -224,17 +224,15 @@ class Compression {
     allocation.keep_key = o_.keep_key;
     allocation.keep_value = o_.keep_value;
     allocation.shared = o_.keep_key == o_.keep_value;
-    allocation.key_format = FormatOfBits(o_.key_bits);
-    allocation.value_format = FormatOfBits(o_.value_bits);
+    allocation.key_format = o_.key_format;
+    allocation.value_format = o_.value_format;
     summary_.plan = Allocate(model_.config(), statistics_, *factors_, allocation);
     summary_.loss = Measure(*evaluator_, &summary_.plan, &log_);
   }
 
   const std::vector<ChoiceList>& Lists() {
     if (lists_.empty()) {
-      std::vector<LatentFormat> formats;
-      for (const int bits : o_.search_bits) formats.push_back(FormatOfBits(bits));
-      lists_ = MakeChoices(&model_, statistics_, *factors_, formats);
+      lists_ = MakeChoices(&model_, statistics_, *factors_, o_.search_formats);
     }
     return lists_;
   }
@@ -309,21 +307,21 @@ class Compression {
     PlanEvaluator evaluator(&model_, &palu, &search_, 0);
     EvaluationLog log = OpenLog(Weighting::kPalu);
     for (const RankSearch search : {RankSearch::kUniform, RankSearch::kFisherUniform}) {
-      for (const int bits : {4, 3}) {
-        const std::optional<CompressionPlan> plan = LargestWithin(palu, search, bits);
+      for (const LatentFormat format : {LatentFormat::kInt4, LatentFormat::kInt3}) {
+        const std::optional<CompressionPlan> plan = LargestWithin(palu, search, format);
         if (!plan) continue;
         summary_.compared.push_back(
-            {std::string("Palu, ") + Name(search) + ", " + std::to_string(bits) + " bits",
+            {std::string("Palu, ") + Name(search) + ", " + BitsOfFormat(format) + " bits",
              BytesPerToken(*plan), Measure(evaluator, &*plan, &log)});
       }
     }
   }
 
   std::optional<CompressionPlan> LargestWithin(const FactorStore& factors, RankSearch search,
-                                               int bits) const {
+                                               LatentFormat format) const {
     AllocationOptions allocation;
     allocation.search = search;
-    allocation.key_format = allocation.value_format = FormatOfBits(bits);
+    allocation.key_format = allocation.value_format = format;
     constexpr int kSteps = 64;
     for (int step = kSteps; step > 0; --step) {
       allocation.keep_key = allocation.keep_value = static_cast<double>(step) / kSteps;
@@ -378,21 +376,17 @@ class Compression {
 
 }  // namespace
 
-LatentFormat FormatOfBits(int bits) {
-  switch (bits) {
-    case 16:
-      return LatentFormat::kF16;
-    case 8:
-      return LatentFormat::kInt8;
-    case 4:
-      return LatentFormat::kInt4;
-    case 3:
-      return LatentFormat::kInt3;
-    case 2:
-      return LatentFormat::kInt2;
-    default:
-      throw CompressError("bits: found " + std::to_string(bits) + ", expected 16, 8, 4, 3 or 2");
+LatentFormat FormatOfBits(const std::string& bits) {
+  for (const LatentFormat format :
+       {LatentFormat::kF16, LatentFormat::kFp8, LatentFormat::kInt8, LatentFormat::kInt4,
+        LatentFormat::kInt3, LatentFormat::kInt2}) {
+    if (bits == BitsOfFormat(format)) return format;
   }
+  throw CompressError("bits: found " + bits + ", expected 16, fp8, 8, 4, 3 or 2");
+}
+
+std::string BitsOfFormat(LatentFormat format) {
+  return format == LatentFormat::kFp8 ? "fp8" : std::to_string(Bits(format));
 }
 
 CompressSummary Compress(const CompressOptions& options) {

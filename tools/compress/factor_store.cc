@@ -3,6 +3,7 @@
 #include <cstring>
 #include <memory>
 
+#include "engine/model/palu_config.h"
 #include "engine/model/safetensors_writer.h"
 #include "kernels/check.h"
 #include "tools/compress/blas.h"
@@ -138,7 +139,7 @@ FactorStore::Stored FactorStore::Cut(int layer, bool key, int group, int rank,
                                      LatentFormat format) const {
   const Matrices leading = Leading({layer, key, group}, rank);
   MatrixD up = leading.up.transpose().cast<double>(), down = leading.down.cast<double>();
-  if (IsQuantized(format)) {
+  if (RotatedByDefault(false, format)) {
     const MatrixD rotation = SpreadingRotation(rank, seed_);
     down = Multiply(rotation, down);
     up = Multiply(up, rotation.transpose());

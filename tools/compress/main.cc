@@ -7,6 +7,7 @@
 #include <exception>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "tools/compress/compress.h"
 
@@ -18,7 +19,9 @@ using palu::Weighting;
 
 struct Extra {  // options that need a second look
   std::string rank_search = "auto", max_ppl_increase;
-  int group_size = 0, bits = 16;
+  std::string bits, key_bits, value_bits;
+  std::vector<std::string> search_bits;
+  int group_size = 0;
   double keep = 0;
 };
 
@@ -43,15 +46,16 @@ void AddOptions(CLI::App* app, CompressOptions* o, Extra* extra) {
   app->add_option("--keep", extra->keep, "kept fraction of ranks")->check(CLI::Range(0.001, 1.0));
   app->add_option("--keep-k", o->keep_key)->check(CLI::Range(0.001, 1.0));
   app->add_option("--keep-v", o->keep_value)->check(CLI::Range(0.001, 1.0));
-  app->add_option("--bits", extra->bits, "16, 8, 4, 3 or 2 (with --keep)");
-  app->add_option("--bits-k", o->key_bits);
-  app->add_option("--bits-v", o->value_bits);
+  app->add_option("--bits", extra->bits, "16, fp8, 8, 4, 3 or 2 (with --keep)");
+  app->add_option("--bits-k", extra->key_bits);
+  app->add_option("--bits-v", extra->value_bits);
   app->add_option("--budget", o->budget, "cached bytes as a fraction of the 16-bit cache")
       ->check(CLI::Range(1e-4, 1.0));
   app->add_option("--max-ppl-increase", extra->max_ppl_increase, "e.g. 2%: the smallest cache");
   app->add_option("--evaluations", o->evaluations, "plans to measure; 0: statistics alone")
       ->capture_default_str();
-  app->add_option("--search-bits", o->search_bits, "bits to choose from")->delimiter(',');
+  app->add_option("--search-bits", extra->search_bits, "bits to choose from: 16,8,4,3,2 or others")
+      ->delimiter(',');
   app->add_option("--warm-start", o->warm_start,
                   "directory of an earlier search of this model: begin with what it measured");
   app->add_option("--decode-cost", o->decode_cost, "nats for rebuilding keys at full rank");
@@ -99,9 +103,13 @@ void Settle(const CLI::App& app, const Extra& extra, CompressOptions* o) {
     if (app.count("--group-size-k") == 0) o->key_heads_per_group = extra.group_size;
     if (app.count("--group-size-v") == 0) o->value_heads_per_group = extra.group_size;
   }
-  if (app.count("--bits") > 0) {
-    if (app.count("--bits-k") == 0) o->key_bits = extra.bits;
-    if (app.count("--bits-v") == 0) o->value_bits = extra.bits;
+  const std::string& key_bits = extra.key_bits.empty() ? extra.bits : extra.key_bits;
+  const std::string& value_bits = extra.value_bits.empty() ? extra.bits : extra.value_bits;
+  if (!key_bits.empty()) o->key_format = palu::FormatOfBits(key_bits);
+  if (!value_bits.empty()) o->value_format = palu::FormatOfBits(value_bits);
+  if (!extra.search_bits.empty()) o->search_formats.clear();
+  for (const std::string& bits : extra.search_bits) {
+    o->search_formats.push_back(palu::FormatOfBits(bits));
   }
   if (o->keep_key == 0) o->keep_key = extra.keep;
   if (o->keep_value == 0) o->keep_value = extra.keep;

@@ -20,12 +20,14 @@ struct CompressOptions {
   RankSearch rank_search = RankSearch::kFisherUniform;
   int key_heads_per_group = 0, value_heads_per_group = 0;  // 0: min(4, KV heads)
   double keep_key = 0, keep_value = 0;                     // 0: not asked for
-  int key_bits = 16, value_bits = 16;
+  LatentFormat key_format = LatentFormat::kF16, value_format = LatentFormat::kF16;
 
   double budget = 0;            // fraction of the 16-bit cache; 0: not asked for
   double max_ppl_increase = 0;  // fraction, e.g. 0.02; 0: not asked for
   int evaluations = 240;        // of the search; 0: by the statistics alone
-  std::vector<int> search_bits = {16, 8, 4, 3, 2};
+  std::vector<LatentFormat> search_formats = {LatentFormat::kF16, LatentFormat::kInt8,
+                                              LatentFormat::kInt4, LatentFormat::kInt3,
+                                              LatentFormat::kInt2};
   std::string warm_start;  // report.json or directory of an earlier search of the same model
   double decode_cost = 0;
 
@@ -39,7 +41,9 @@ struct CompressOptions {
   bool quiet = false;
 };
 
-// 16 -> f16, N -> intN. Throws CompressError.
-LatentFormat FormatOfBits(int bits);
+// 16 -> f16, N -> intN, fp8 as it is. Throws CompressError.
+LatentFormat FormatOfBits(const std::string& bits);
+// The other way round.
+std::string BitsOfFormat(LatentFormat format);
 
 }  // namespace palu

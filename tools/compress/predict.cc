@@ -19,8 +19,10 @@ double NormalQuantile(double p) {
   return 0.5 * (low + high);
 }
 
-// Variance of the rounding error of n numbers of variance 1 coded between their extremes.
+// Variance of the rounding error of n normal numbers of variance 1: coded between their extremes,
+// or in fp8, whose step is an eighth of a number's power of two.
 double CodingVariance(int n, LatentFormat format) {
+  if (format == LatentFormat::kFp8) return 7.04e-4;
   if (!IsQuantized(format)) return 0;
   const double step = NormalRange(n) / ((1 << Bits(format)) - 1);
   return step * step / 12;

@@ -27,6 +27,7 @@ std::string Describe(const ProjectionSpec& spec) {
 }
 
 const char* Color(const ProjectionSpec& spec) {
+  if (spec.format == LatentFormat::kFp8) return "#b5de2b";
   switch (Bits(spec.format)) {
     case 2:
       return "#440154";
@@ -84,8 +85,9 @@ std::string CommandLine(const CompressOptions& o) {
   line += Format(" --group-size-k %d --group-size-v %d", o.key_heads_per_group,
                  o.value_heads_per_group);
   if (o.keep_key > 0) {
-    line += Format(" --rank-search %s --keep-k %g --keep-v %g --bits-k %d --bits-v %d",
-                   Name(o.rank_search), o.keep_key, o.keep_value, o.key_bits, o.value_bits);
+    line += Format(" --rank-search %s --keep-k %g --keep-v %g --bits-k %s --bits-v %s",
+                   Name(o.rank_search), o.keep_key, o.keep_value,
+                   BitsOfFormat(o.key_format).c_str(), BitsOfFormat(o.value_format).c_str());
   }
   if (o.budget > 0) line += Format(" --budget %g", o.budget);
   if (o.max_ppl_increase > 0) line += Format(" --max-ppl-increase %g%%", 100 * o.max_ppl_increase);
@@ -253,7 +255,7 @@ std::string RanksSvg(const CompressionPlan& plan) {
   svg += Format("<text x=\"2\" y=\"%d\">%d</text>\n", kTop + 8, most);
   int x = kLeft;
   for (const auto format : {LatentFormat::kInt2, LatentFormat::kInt3, LatentFormat::kInt4,
-                            LatentFormat::kInt8, LatentFormat::kF16}) {
+                            LatentFormat::kInt8, LatentFormat::kFp8, LatentFormat::kF16}) {
     ProjectionSpec spec;
     spec.format = format;
     svg += Format(

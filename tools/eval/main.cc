@@ -101,7 +101,7 @@ int main(int argc, char** argv) {
   single
       .add_option("--kv", options.kv,
                   "cache of layers that the checkpoint leaves dense and open: auto, f32, bf16, "
-                  "f16, int8, int4, int3, int2")
+                  "f16, fp8, int8, int4, int3, int2")
       ->capture_default_str();
   single.add_option("--rotation", options.rotation, "auto, none or hadamard")
       ->capture_default_str();

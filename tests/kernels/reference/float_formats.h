@@ -1,4 +1,5 @@
-// Independent model of the 16-bit float formats, by arithmetic in double rather than on bits.
+// Independent model of the 16-bit float formats and fp8, by arithmetic in double rather than on
+// bits.
 #pragma once
 
 #include <algorithm>
@@ -38,6 +39,7 @@ inline uint16_t BitsOf(double x, int mantissa_bits, int min_exponent, int bias) 
   const int exponent_field_max = 2 * bias + 1;
   if (std::isinf(x)) return sign | static_cast<uint16_t>(exponent_field_max << mantissa_bits);
   if (x == 0.0) return sign;
+  if (std::isnan(x)) return 0x7fff;
   const double magnitude = std::fabs(x);
   const int exponent = std::max(std::ilogb(magnitude), min_exponent);
   const auto units = static_cast<uint32_t>(std::ldexp(magnitude, mantissa_bits - exponent));
@@ -64,6 +66,27 @@ inline double FromBits(uint16_t bits, int mantissa_bits, int bias) {
 
 inline double F16Value(uint16_t bits) { return FromBits(bits, 10, 15); }
 inline double BF16Value(uint16_t bits) { return FromBits(bits, 7, 127); }
+
+// Bit 7 is the sign, then four bits of exponent and three of mantissa; only 0x7f is no number.
+inline double Fp8Value(uint8_t code) {
+  const double sign = code >= 128 ? -1.0 : 1.0;
+  const int exponent = code / 8 % 16, mantissa = code % 8;
+  if (exponent == 15 && mantissa == 7) return std::numeric_limits<double>::quiet_NaN();
+  if (exponent == 0) return sign * std::ldexp(mantissa / 8.0, -6);
+  return sign * std::ldexp(1.0 + mantissa / 8.0, exponent - 7);
+}
+
+// The code of the nearest of all values, found by trying them; of two as near the even one.
+inline uint8_t Fp8Bits(double x) {
+  if (std::isnan(x)) return 0x7f;
+  int best = 0;
+  for (int code = 1; code < 0x7f; ++code) {
+    const double distance = std::fabs(Fp8Value(static_cast<uint8_t>(code)) - std::fabs(x));
+    const double least = std::fabs(Fp8Value(static_cast<uint8_t>(best)) - std::fabs(x));
+    if (distance < least || (distance == least && code % 2 == 0)) best = code;
+  }
+  return static_cast<uint8_t>(best + (std::signbit(x) ? 128 : 0));
+}
 
 inline std::vector<double> Rounded(DType dtype, const std::vector<double>& values) {
   std::vector<double> result(values.size());

@@ -48,6 +48,11 @@ inline PackedRow Pack(LatentFormat format, const std::vector<double>& row) {
     }
     return packed;
   }
+  if (format == LatentFormat::kFp8) {
+    packed.codes.resize((row.size() + 7) / 8 * 8);
+    std::transform(row.begin(), row.end(), packed.codes.begin(), Fp8Bits);
+    return packed;
+  }
   if (!IsQuantized(format)) {
     packed.codes.resize(2 * row.size());
     for (size_t i = 0; i < row.size(); ++i) {
@@ -98,6 +103,8 @@ inline std::vector<double> Unpack(LatentFormat format, size_t rank, const uint8_
       float value;
       std::memcpy(&value, codes + 4 * i, 4);
       row[i] = value;
+    } else if (format == LatentFormat::kFp8) {
+      row[i] = Fp8Value(codes[i]);
     } else if (!IsQuantized(format)) {
       uint16_t half;
       std::memcpy(&half, codes + 2 * i, 2);

@@ -20,6 +20,14 @@ std::vector<float> TakeEmbedding(RequestState* request) {
   return embedding;
 }
 
+bool IsReapable(const RequestState& request) {
+  if (request.stream->cancelled()) return true;
+  for (int choice = 0; choice < request.request.n; ++choice) {
+    if (request.stream->choice_stopped(choice)) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 // While a step runs, the next one is planned and what the step before has made is published. Only
@@ -54,7 +62,11 @@ void Engine::Impl::Loop() {
 // False once the engine is to stop.
 bool Engine::Impl::TakeIn() {
   const bool go_on = queue_.TakeAll(&incoming_);
-  for (auto& request : incoming_) scheduler_.Add(std::move(request));
+  for (auto& request : incoming_) {
+    // Whoever cancelled it while it was in the queue has been looked for among the others only.
+    if (IsReapable(*request)) *attention_ = true;
+    scheduler_.Add(std::move(request));
+  }
   incoming_.clear();
   return go_on;
 }

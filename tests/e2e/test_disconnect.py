@@ -1,5 +1,6 @@
 """Clients that leave, wholly or with one side."""
 
+import os
 import socket
 import struct
 import time
@@ -16,15 +17,19 @@ def wait_running(server, count=1):
         time.sleep(0.01)
 
 
+def close(sock, reset):
+    if reset:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
 def leaves(server, body, reset):
     """The request ends soon after its client has closed. Returns how soon."""
     before = server.metric("palu:requests_cancelled_total", reason="client")
     sock = server.connect()
     sock.sendall(post_bytes("/v1/completions", body))
     wait_running(server)
-    if reset:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
+    close(sock, reset)
     started = time.time()
     server.wait_idle(5)
     took = time.time() - started
@@ -180,6 +185,71 @@ def vanished_grpc_client_is_found():
             took = time.time() - started
         check(b"\0\0\x08\x06\0" in got, f"no ping in {got!r}")
         check(1 < took < 10, f"closed after {took:.1f} s")
+        server.stop()
+    finally:
+        server.kill()
+
+
+@case("disconnect")
+def leaving_at_every_byte_of_a_request(server):
+    """Head, body and what follows; every connection comes home and every request ends."""
+    folder = f"/proc/{server.process.pid}/fd"
+    before = len(os.listdir(folder))
+    request = post_bytes("/v1/completions", {**LONG, "stream": True})
+    for length in range(len(request) + 1):
+        sock = server.connect()
+        sock.sendall(request[:length])
+        close(sock, reset=length % 2 == 1)
+    server.wait_idle(10)
+    end = time.time() + seconds(10)
+    while len(os.listdir(folder)) > before:
+        check(time.time() < end, "connections are left over")
+        time.sleep(0.05)
+    equal(server.completion(prompt="a", max_tokens=2, ignore_eos=True)["usage"]
+          ["completion_tokens"], 2)
+
+
+@case("disconnect")
+def leaving_at_every_part_of_an_answer(server):
+    """After so many bytes of the stream's head, of its events and of its end."""
+    body = {"prompt": "The sea", "max_tokens": 12, "ignore_eos": True, "stream": True,
+            "temperature": 0}
+    whole = len(server.raw(post_bytes("/v1/completions", body, "Connection: close\r\n")))
+    for length in range(1, whole, max(1, whole // 40)):
+        sock = server.connect()
+        sock.sendall(post_bytes("/v1/completions", body))
+        data = b""
+        # How the chunks are cut varies a little from one time to the next.
+        while len(data) < length and not data.endswith(b"\r\n0\r\n\r\n"):
+            part = sock.recv(length - len(data))
+            check(part, "ended early")
+            data += part
+        close(sock, reset=length % 2 == 1)
+    server.wait_idle(10)
+
+
+@case("disconnect", own_server=True)
+def leaving_the_queue():
+    server = Server(args=["--engine.max_sequences=1"])
+    try:
+        running = server.connect()
+        running.sendall(post_bytes("/v1/completions", LONG))
+        wait_running(server)
+        for reset in (False, True):
+            before = server.metric("palu:requests_cancelled_total", reason="client")
+            waiting = server.connect()
+            waiting.sendall(post_bytes("/v1/completions", LONG))
+            for wanted in (1, 0):
+                end = time.time() + seconds(10)
+                while server.metric("vllm:num_requests_waiting") != wanted:
+                    check(time.time() < end, f"{wanted} waiting")
+                    time.sleep(0.01)
+                if wanted:
+                    close(waiting, reset)
+            equal(server.metric("palu:requests_cancelled_total", reason="client"), before + 1)
+            equal(server.metric("vllm:num_requests_running"), 1, "the other goes on")
+        running.close()
+        server.wait_idle(5)
         server.stop()
     finally:
         server.kill()

@@ -43,6 +43,23 @@ TEST_F(EngineEndTest, CancelEndsWithinAStep) {
   EXPECT_EQ(engine->metrics().finished_abort, 1u);
 }
 
+TEST_F(EngineEndTest, CancelledBeforeTheEngineHasTakenItInEndsToo) {
+  options.max_sequences = 1;
+  StartSlow();
+  RequestHandle running = StartLong();
+  for (int i = 0; i < 10; ++i) {
+    RequestHandle handle = MustSubmit(Simple({4, 5, i}, 3));
+    const int steps = runner->steps();
+    handle.stream().Cancel();
+    EXPECT_EQ(ReadAll(handle).status.code, StatusCode::kCancelled);
+    EXPECT_LE(runner->steps(), steps + 3) << "it waited for the other";
+  }
+  running.stream().Cancel();
+  ReadAll(running);
+  ExpectIdle();
+  EXPECT_EQ(engine->metrics().cancelled_client, 11u);
+}
+
 TEST_F(EngineEndTest, DestroyedHandleFreesItsBlocks) {
   StartSlow();
   { RequestHandle handle = StartLong(); }

@@ -40,10 +40,10 @@ TEST(ApiKeys, PlacesAreThoseOfTheKeyAndComeBack) {
   ApiKeys keys(Config({"first-key", "second-key"}, 1));
   ApiKeys::Admission held;
   ASSERT_TRUE(keys.Admit("Bearer first-key", &held).ok());
-  ASSERT_NE(held.permit, nullptr);
+  EXPECT_EQ(held.permit.use_count(), 1);
   ApiKeys::Admission more;
   EXPECT_EQ(keys.Admit("Bearer first-key", &more).code, StatusCode::kResourceExhausted);
-  EXPECT_EQ(more.permit, nullptr);
+  EXPECT_EQ(more.permit.use_count(), 0);
   EXPECT_TRUE(keys.Admit("Bearer second-key", &more).ok());
   EXPECT_EQ(keys.Admit("Bearer third-key", &more).code, StatusCode::kUnauthenticated);
   held.permit.reset();

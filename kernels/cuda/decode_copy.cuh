@@ -156,15 +156,11 @@ class StageCopier {
 
   // Where a lane's sixteen-byte chunks of padded rows go: chunk lane, lane + 32, ….
   struct Walk {
-    int per_row, column, column_step, to, to_step, padding;
+    int column, to;
 
     __device__ Walk(const SideLayout& side, int lane) {
-      per_row = side.row_bytes / 16;
-      padding = side.stride - side.row_bytes;
-      column = lane % per_row;
-      column_step = kWarp % per_row;
-      to = lane * 16 + lane / per_row * padding;
-      to_step = kWarp * 16 + kWarp / per_row * padding;
+      column = lane % side.row_chunks;
+      to = lane * 16 + lane / side.row_chunks * (side.stride - side.row_bytes);
     }
   };
 
@@ -206,14 +202,14 @@ class StageCopier {
           stage + side.begin + group * side.group_bytes + piece.at * side.stride + walk.to;
       int column = walk.column;
 #pragma unroll 2
-      for (int left = piece_ * walk.per_row - lane_; left > 0; left -= kWarp) {
+      for (int left = piece_ * side.row_chunks - lane_; left > 0; left -= kWarp) {
         CopyAsync16(to, from, 16);
         from += kWarp * 16;
-        to += walk.to_step;
-        column += walk.column_step;
-        if (column >= walk.per_row) {
-          column -= walk.per_row;
-          to += walk.padding;
+        to += side.step_bytes;
+        column += side.column_step;
+        if (column >= side.row_chunks) {
+          column -= side.row_chunks;
+          to += side.stride - side.row_bytes;
         }
       }
     }
@@ -229,10 +225,9 @@ class StageCopier {
       if (Line(side)) {
         CopyLine(to + piece.at * side.stride, from, piece_ * side.row_bytes, rows * side.row_bytes);
       } else {
-        const int per_row = side.row_bytes / 16;
-        for (int i = lane_; i < piece_ * per_row; i += kWarp) {
-          const int row = i / per_row;
-          CopyAsync16(to + (piece.at + row) * side.stride + i % per_row * 16,
+        for (int i = lane_; i < piece_ * side.row_chunks; i += kWarp) {
+          const int row = i / side.row_chunks;
+          CopyAsync16(to + (piece.at + row) * side.stride + i % side.row_chunks * 16,
                       row < rows ? from + i * 16 : from, row < rows ? 16 : 0);
         }
       }

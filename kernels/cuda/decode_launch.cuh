@@ -12,6 +12,7 @@ struct DecodeInstance {
   int factor_bytes;  // of one head
   int angle_stride;  // 0: none
   int most_units;    // of a stage
+  int units;         // that a warp takes at once
 };
 
 // As many heads per block as there are, and stages as long as four of them fit. No stages: nothing
@@ -19,25 +20,27 @@ struct DecodeInstance {
 DecodeLayout LayoutFor(const AttentionParams& p, const DecodeInstance& instance, size_t limit,
                        size_t* bytes);
 
-// As many splits as fill the device in whole waves.
-int SplitsFor(const Context& context, const AttentionParams& p, int chunks);
+// As many splits as fill the device in whole waves, none shorter than a stage.
+int SplitsFor(const Context& context, const AttentionParams& p, int chunks, int stage_tokens);
 
 // False when no instance serves the ranks or nothing fits into shared memory.
 bool LaunchDecodeBF16(Context& context, AttentionParams& p);
 bool LaunchDecodeFour(Context& context, AttentionParams& p);
 bool LaunchDecodeCodes(Context& context, AttentionParams& p);
+bool LaunchDecodeDims(Context& context, AttentionParams& p);
 
 template <typename Shape>
 bool Launch(Context& context, AttentionParams& p) {
   using Scorer = typename Shape::Scorer;
   const DecodeInstance instance{
       Shape::kKeyBlocks, Scorer::kFactorBytes,
-      Shape::kLowRank ? kAngleStride<Shape::kHeadDim, Scorer::kByRows> : 0, Shape::kMostUnits};
+      Shape::kLowRank ? kAngleStride<Shape::kHeadDim, Scorer::kByRows> : 0, Shape::kMostUnits,
+      Shape::kUnits};
   size_t bytes = 0;
   const DecodeLayout layout = LayoutFor(p, instance, context.max_shared_bytes, &bytes);
   if (layout.stages == 0 || layout.value_tiles > Shape::kValueTiles) return false;
   const int chunks = static_cast<int>(CeilDiv(p.kv_heads, layout.heads));
-  const int splits = SplitsFor(context, p, chunks);
+  const int splits = SplitsFor(context, p, chunks, layout.units * kDecodeUnit);
   p.splits = splits * layout.streams;
   const int rank = p.value.dense ? p.head_dim : p.value.groups[0].rank;
   p.partial_stride = static_cast<int>(CeilDiv(rank, 4)) * 4 + 4;
@@ -49,9 +52,8 @@ bool Launch(Context& context, AttentionParams& p) {
   Check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              static_cast<int>(bytes)),
         "latent_decode");
-  kernel<<<dim3(splits, chunks, p.sequences), kDecodeThreads, bytes, context.stream.get()>>>(
-      p, layout);
-  CheckLaunch("latent_decode");
+  LaunchEarly(context, kernel, dim3(splits, chunks, p.sequences), kDecodeThreads, bytes,
+              "latent_decode", p, layout);
   LaunchCombine(context, p);
   return true;
 }

@@ -26,6 +26,10 @@ struct SideLayout {
   int32_t stride;       // bytes from row to row
   int32_t row_bytes;    // in the cache
   int32_t head_bytes;   // from head to head inside a row: dense only
+  // A warp's walk over padded rows in chunks of sixteen bytes: what 32 chunks further means.
+  int32_t row_chunks;
+  int32_t column_step;  // in the row
+  int32_t step_bytes;   // in the stage
 };
 
 struct DecodeLayout {
@@ -38,6 +42,8 @@ struct DecodeLayout {
   int32_t angles_begin;  // in a stage
   int32_t value_tiles;   // mma tiles of sixteen numbers
   int32_t factor_begin;  // in the block's memory
+  int32_t bias_begin;
+  int32_t bias_bytes;  // of a head; 0: keys have none
   int32_t ring_begin;
   int32_t block_shift;  // log 2 of the tokens of a cache block
   int32_t clear_ring;   // rows have padding that must read as zeros

@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/decode_codes.cuh"
 #include "kernels/cuda/decode_layout.cuh"
+#include "kernels/cuda/pipeline.cuh"
 
 namespace palu::cuda {
 
@@ -23,6 +24,10 @@ struct HeadView {
   int stride;                  // bytes between staged rows
   LatentFormat format;
   int high_offset;  // as in SegmentView
+
+  __device__ const uint8_t* FactorRow(int row) const {
+    return static_cast<const uint8_t*>(segment->up) + (first_row + row) * segment->up_stride * 2;
+  }
 };
 
 // Sixteen staged tokens.
@@ -32,43 +37,26 @@ struct UnitView {
   const uint8_t* angles;
 };
 
-// Eight numbers of a factor row from `first` on, zero past the rank.
-__device__ inline void LoadFactorRow(const HeadView& head, int row, int first, float (&x)[8]) {
-  const SegmentView& segment = *head.segment;
-  uint4 bits = {};
-  if (first < segment.rank) {
-    bits = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(segment.up) +
-                                           (head.first_row + row) * segment.up_stride + first);
-  }
-  const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    if (segment.up_type == DType::kBF16) {
-      x[2 * i] = LowBF16(words[i]);
-      x[2 * i + 1] = HighBF16(words[i]);
-    } else {
-      const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&words[i]));
-      x[2 * i] = pair.x;
-      x[2 * i + 1] = pair.y;
-    }
-  }
+// Eight numbers of a factor row from `first` on as they lie, zero past the rank.
+__device__ inline uint4 LoadFactorWords(const HeadView& head, int row, int first) {
+  if (first >= head.segment->rank) return {};
+  return *reinterpret_cast<const uint4*>(head.FactorRow(row) + first * 2);
 }
 
-// Two of them as bf16.
-__device__ inline uint32_t LoadFactorPair(const HeadView& head, int row, int first) {
-  const SegmentView& segment = *head.segment;
-  if (first >= segment.rank) return 0;
-  const auto* from =
-      static_cast<const uint16_t*>(segment.up) + (head.first_row + row) * segment.up_stride + first;
-  const uint32_t bits = *reinterpret_cast<const uint32_t*>(from);
-  if (segment.up_type == DType::kBF16) return bits;
-  const float2 pair = __half22float2(*reinterpret_cast<const __half2*>(&bits));
-  return PackBF16(pair.x, pair.y);
+__device__ inline float2 FactorPair(bool bf16_factor, uint32_t word) {
+  if (bf16_factor) return {LowBF16(word), HighBF16(word)};
+  return __half22float2(*reinterpret_cast<const __half2*>(&word));
 }
 
 template <bool kF16>
 __device__ inline uint32_t Pack(float low, float high) {
   return kF16 ? PackF16(low, high) : PackBF16(low, high);
+}
+
+// Two bf16 numbers, scaled.
+template <bool kF16>
+__device__ inline uint32_t ScaledPair(uint32_t pair, float scale) {
+  return Pack<kF16>(LowBF16(pair) * scale, HighBF16(pair) * scale);
 }
 
 // c = a b, or c += a b; `first` is known when compiling.
@@ -113,32 +101,58 @@ class FoldedScorer {
   static constexpr int kFactorBytes = kInRegisters ? 0 : kBlocks * 4 * kSteps * kWarp * 8;
   static_assert(kSteps % 2 == 0);
 
+  // What does not depend on the query.
+  __device__ void Prepare(const HeadView& head, uint8_t*, bool writer, int lane) {
+    if constexpr (kInRegisters) {
+#pragma unroll
+      for (int s = 0; s < kSteps / 2; ++s) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          factor_[s][k] = LoadQuad(head, 0, Frequency(s, k, lane % 4), lane / 4);
+        }
+      }
+    } else if (writer) {
+      const int bytes = head.segment->rank * 2;
+      for (int at = lane; at < kHeadDim * 2; at += kWarp) {
+        PrefetchLine(head.FactorRow(at / 2) + at % 2 * (bytes - 2));
+      }
+    }
+  }
+
   __device__ void Load(const HeadView& head, uint8_t* memory, bool writer, int lane) {
     memory_ = reinterpret_cast<uint4*>(memory);
     if (!kInRegisters && !writer) return;
-    constexpr int kHalf = kHeadDim / 2;
     const int g = lane / 4;
     const int q = lane % 4;
+    const bool bf16_factor = head.segment->up_type == DType::kBF16;
+    uint32_t query[kSteps / 2][2][2];  // [step][k / 2][half of the head]: asked for all at once
+#pragma unroll
+    for (int s = 0; s < kSteps / 2; ++s) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const bf16* from = head.query + Frequency(s, i / 2 * 2, q) + i % 2 * kHalf;
+        query[s][i / 2][i % 2] = *reinterpret_cast<const uint32_t*>(from);
+      }
+    }
     for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
       for (int s = 0; s < kSteps / 2; ++s) {
         float cosine[4][4], sine[4][4];  // [tile][k]: what multiplies the cosines and sines
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          const int f = 16 * s + 2 * q + k % 2 + k / 2 * 8;
-          const float q1 = ToFloat(head.query[f]) * head.scale;
-          const float q2 = ToFloat(head.query[f + kHalf]) * head.scale;
-          float u1[8], u2[8];
-          LoadFactorRow(head, f, 32 * b + g / 2 * 8, u1);
-          LoadFactorRow(head, f + kHalf, 32 * b + g / 2 * 8, u2);
+          const uint32_t(&words)[2] = query[s][k / 2];
+          const float q1 = (k % 2 == 0 ? LowBF16(words[0]) : HighBF16(words[0])) * head.scale;
+          const float q2 = (k % 2 == 0 ? LowBF16(words[1]) : HighBF16(words[1])) * head.scale;
+          const uint4 quad =
+              kInRegisters ? factor_[s][k] : LoadQuad(head, b, Frequency(s, k, q), g);
+          const float2 x1[2] = {FactorPair(bf16_factor, quad.x), FactorPair(bf16_factor, quad.y)};
+          const float2 x2[2] = {FactorPair(bf16_factor, quad.z), FactorPair(bf16_factor, quad.w)};
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
-            const int even = NumberInPair(kQuantized, j, 0);
-            const int odd = NumberInPair(kQuantized, j, 1);
-            const float x1 = g % 2 == 0 ? u1[even] : u1[odd];
-            const float x2 = g % 2 == 0 ? u2[even] : u2[odd];
-            cosine[j][k] = q1 * x1 + q2 * x2;
-            sine[j][k] = q2 * x1 - q1 * x2;
+            const float u1 = j % 2 == 0 ? x1[j / 2].x : x1[j / 2].y;
+            const float u2 = j % 2 == 0 ? x2[j / 2].x : x2[j / 2].y;
+            cosine[j][k] = q1 * u1 + q2 * u2;
+            sine[j][k] = q2 * u1 - q1 * u2;
           }
         }
 #pragma unroll
@@ -197,6 +211,31 @@ class FoldedScorer {
   }
 
  private:
+  static constexpr int kHalf = kHeadDim / 2;
+
+  __device__ static int Frequency(int s, int k, int q) {
+    return 16 * s + 2 * q + k % 2 + k / 2 * 8;
+  }
+
+  // Of rows f and f + head_dim / 2 the four numbers each that lane (g, .) folds: element g % 2 of
+  // the pairs of its eight.
+  __device__ static uint4 LoadQuad(const HeadView& head, int b, int f, int g) {
+    const auto pick = [g](uint4 u, uint32_t* first, uint32_t* second) {
+      if constexpr (kQuantized) {
+        *first = g % 2 == 0 ? u.x : u.z;
+        *second = g % 2 == 0 ? u.y : u.w;
+      } else {
+        const uint32_t halves = g % 2 == 0 ? 0x5410u : 0x7632u;
+        *first = __byte_perm(u.x, u.y, halves);
+        *second = __byte_perm(u.z, u.w, halves);
+      }
+    };
+    uint4 quad;
+    pick(LoadFactorWords(head, f, 32 * b + g / 2 * 8), &quad.x, &quad.y);
+    pick(LoadFactorWords(head, f + kHalf, 32 * b + g / 2 * 8), &quad.z, &quad.w);
+    return quad;
+  }
+
   __device__ void Put(int b, int j, int s, int lane, const float (&z)[4]) {
     uint4& words = kInRegisters ? z_[j][s / 2] : memory_[At(b, j, s / 2, lane)];
     (s % 2 == 0 ? words.x : words.z) = PackF16(z[0], z[1]);
@@ -208,6 +247,7 @@ class FoldedScorer {
   }
 
   uint4* memory_;
+  uint4 factor_[kInRegisters ? kSteps / 2 : 1][4];  // until it is folded
   uint4 z_[kInRegisters ? 4 : 1][kInRegisters ? kSteps / 2 : 1];
 };
 
@@ -234,41 +274,44 @@ class RebuildScorer {
   static constexpr int kFactorBytes = kInRegisters ? 0 : kPairs * 2 * kBlocks * kWarp * 16;
   static_assert(kPairs % 4 == 0);
 
-  __device__ void Load(const HeadView& head, uint8_t* memory, bool writer, int lane) {
+  // What does not depend on the query.
+  __device__ void Prepare(const HeadView& head, uint8_t* memory, bool writer, int lane) {
     memory_ = reinterpret_cast<uint4*>(memory);
-    const int g = lane / 4;
-    const int q = lane % 4;
-    const bf16* query = head.query + min(g, head.repeat - 1) * head.query_stride;
-    const float scale = g < head.repeat ? head.scale : 0.0f;
-#pragma unroll
-    for (int j = 0; j < kPairs; ++j) {
-      const bf16* from = query + Frequency(j, q);
-      query_[j].x = PackF16(ToFloat(from[0]) * scale, ToFloat(from[1]) * scale);
-      from += kHeadDim / 2;
-      query_[j].y = PackF16(ToFloat(from[0]) * scale, ToFloat(from[1]) * scale);
-    }
     if (!kInRegisters && !writer) return;
+    for (int b = 0; b < kBlocks; ++b) {
+      uint4 rows[2 * kPairs];  // asked for all at once
 #pragma unroll
-    for (int tile = 0; tile < 2 * kPairs; ++tile) {
-      const int row = Frequency(tile / 2, g / 2) + g % 2 + tile % 2 * (kHeadDim / 2);
+      for (int tile = 0; tile < 2 * kPairs; ++tile) {
+        const int g = lane / 4;
+        const int row = Frequency(tile / 2, g / 2) + g % 2 + tile % 2 * (kHeadDim / 2);
+        rows[tile] = LoadFactorWords(head, row, 32 * b + lane % 4 * 8);
+      }
 #pragma unroll
-      for (int b = 0; b < kBlocks; ++b) {
-        uint32_t pair[4];
-        if constexpr (kQuantized) {
-          float u[8];
-          LoadFactorRow(head, row, 32 * b + 8 * q, u);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) pair[i] = PackF16(u[i], u[i + 4]);
-        } else {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) pair[i] = LoadFactorPair(head, row, 32 * b + 8 * i + 2 * q);
-        }
+      for (int tile = 0; tile < 2 * kPairs; ++tile) {
+        const uint4 pairs = PairsOf(rows[tile], head.segment->up_type == DType::kBF16);
         if constexpr (kInRegisters) {
-          factor_[tile] = {pair[0], pair[1], pair[2], pair[3]};
+          factor_[tile] = pairs;
         } else {
-          memory_[(tile * kBlocks + b) * kWarp + lane] = {pair[0], pair[1], pair[2], pair[3]};
+          memory_[(tile * kBlocks + b) * kWarp + lane] = pairs;
         }
       }
+    }
+  }
+
+  __device__ void Load(const HeadView& head, uint8_t*, bool, int lane) {
+    const int g = lane / 4;
+    const bf16* query = head.query + min(g, head.repeat - 1) * head.query_stride;
+    const float scale = g < head.repeat ? head.scale : 0.0f;
+    uint4 words[kPairs / 4][2];
+#pragma unroll
+    for (int i = 0; i < kPairs / 2; ++i) {
+      words[i / 2][i % 2] = *reinterpret_cast<const uint4*>(query + Frequency(i / 2 * 4, lane % 4) +
+                                                            i % 2 * (kHeadDim / 2));
+    }
+#pragma unroll
+    for (int j = 0; j < kPairs; ++j) {
+      query_[j].x = ScaledPair<true>(Word(words[j / 4][0], j % 4), scale);
+      query_[j].y = ScaledPair<true>(Word(words[j / 4][1], j % 4), scale);
     }
   }
 
@@ -308,6 +351,17 @@ class RebuildScorer {
   }
 
  private:
+  // Eight numbers of a factor row as right operands.
+  __device__ static uint4 PairsOf(const uint4& words, bool bf16_factor) {
+    if (!kQuantized && bf16_factor) return words;
+    const float2 a = FactorPair(bf16_factor, words.x), b = FactorPair(bf16_factor, words.y);
+    const float2 c = FactorPair(bf16_factor, words.z), d = FactorPair(bf16_factor, words.w);
+    if constexpr (kQuantized) {
+      return {PackF16(a.x, c.x), PackF16(a.y, c.y), PackF16(b.x, d.x), PackF16(b.y, d.y)};
+    }
+    return {PackBF16(a.x, a.y), PackBF16(b.x, b.y), PackBF16(c.x, c.y), PackBF16(d.x, d.y)};
+  }
+
   __device__ static constexpr int Frequency(int j, int q) { return j / 4 * 32 + 8 * q + j % 4 * 2; }
   __device__ static uint32_t Word(const uint4& x, int i) {
     return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
@@ -316,20 +370,17 @@ class RebuildScorer {
   // Left operands of the rebuild.
   __device__ void LoadLatents(const HeadView& head, const UnitView& unit, int lane,
                               uint32_t (&latent)[2 * kBlocks][4]) {
-    if constexpr (!kQuantized) {
-      const uint32_t rows = SharedAddress(unit.keys + lane % 16 * head.stride + lane / 16 * 16);
-#pragma unroll
-      for (int c = 0; c < 2 * kBlocks; ++c) LoadMatrices(latent[c], rows + c * 32);
-      return;
-    }
     const int g = lane / 4;
     const uint8_t* row = unit.keys + g * head.stride;
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
       const int first = 32 * b + lane % 4 * 8;
-      const uint4 low = ScalePairs(LoadKeyPairs<kNumbers>(head, row, first), unit.scales[g]);
-      const uint4 high = ScalePairs(LoadKeyPairs<kNumbers>(head, row + 8 * head.stride, first),
-                                    unit.scales[g + 8]);
+      uint4 low = LoadKeyPairs<kNumbers>(head, row, first);
+      uint4 high = LoadKeyPairs<kNumbers>(head, row + 8 * head.stride, first);
+      if constexpr (kQuantized) {
+        low = ScalePairs(low, unit.scales[g]);
+        high = ScalePairs(high, unit.scales[g + 8]);
+      }
       latent[2 * b][0] = low.x, latent[2 * b][1] = high.x;
       latent[2 * b][2] = low.y, latent[2 * b][3] = high.y;
       latent[2 * b + 1][0] = low.z, latent[2 * b + 1][1] = high.z;
@@ -364,22 +415,31 @@ class DenseScorer {
   static constexpr int kFactorBytes = 0;
   static_assert(kHeadDim % 32 == 0);
 
+  __device__ void Prepare(const HeadView&, uint8_t*, bool, int) {}
+
   __device__ void Load(const HeadView& head, uint8_t*, bool, int lane) {
     const int g = lane / 4;
     const int q = lane % 4;
     const bf16* query = head.query + min(g, head.repeat - 1) * head.query_stride;
     const float scale = kSingle || g < head.repeat ? head.scale : 0.0f;
-    const auto at = [&](int step, int pair) {
-      const int block = step / 2 * 32;
-      const auto number = [&](int element) {
-        return kQuantized ? block + 8 * q + NumberInPair(true, step % 2 * 2 + pair, element)
-                          : step * 16 + 2 * q + 8 * pair + element;
-      };
-      return Pack<kQuantized>(ToFloat(query[number(0)]) * scale, ToFloat(query[number(1)]) * scale);
-    };
+    if constexpr (kQuantized) {
 #pragma unroll
-    for (int s = 0; s < kSteps; ++s) query_[s] = {at(s, 0), at(s, 1)};
-    if constexpr (kQuantized) SumQuery(lane);
+      for (int b = 0; b < kSteps / 2; ++b) {
+        const uint4 words = *reinterpret_cast<const uint4*>(query + 32 * b + 8 * q);
+        const auto pair = [scale](uint32_t first, uint32_t second, uint32_t halves) {
+          return ScaledPair<true>(__byte_perm(first, second, halves), scale);
+        };
+        query_[2 * b] = {pair(words.x, words.z, 0x5410u), pair(words.x, words.z, 0x7632u)};
+        query_[2 * b + 1] = {pair(words.y, words.w, 0x5410u), pair(words.y, words.w, 0x7632u)};
+      }
+      SumQuery(lane);
+    } else {
+#pragma unroll
+      for (int s = 0; s < kSteps; ++s) {
+        const auto* words = reinterpret_cast<const uint32_t*>(query + 16 * s + 2 * q);
+        query_[s] = {ScaledPair<false>(words[0], scale), ScaledPair<false>(words[4], scale)};
+      }
+    }
   }
 
   __device__ void Score(const HeadView& head, const UnitView& unit, int lane, float (&score)[4]) {

@@ -5,7 +5,7 @@ namespace palu::cuda {
 namespace {
 
 constexpr int64_t kMaxOffset = (int64_t{1} << 31) - (1 << 20);  // in a block
-constexpr int kTokensPerSplit = 128;  // at least, where the context is long enough
+constexpr int kTokensPerSplit = 32;  // at least, where the context is long enough
 constexpr int kMaxValueTiles = 16;
 constexpr int kMaxKeyBlocks = 4;
 // Reads of padding behind the last row stay inside.
@@ -42,7 +42,11 @@ bool ServesFormats(const AttentionParams& p) {
 bool Serves(const AttentionParams& p) {
   if (p.activations != DType::kBF16) return false;
   if (p.q_heads / p.kv_heads > kMaxRepeat) return false;
-  if (p.head_dim != 64 && p.head_dim != 128) return false;
+  if (p.head_dim != 64 && p.head_dim != 96 && p.head_dim != 128 && p.head_dim != 256) return false;
+  if (reinterpret_cast<uintptr_t>(p.q) % 16 != 0 || p.q_token_stride % 8 != 0 ||
+      p.q_head_stride % 8 != 0) {
+    return false;
+  }
   if (p.block_size % kDecodeUnit != 0 || (p.block_size & (p.block_size - 1)) != 0 ||
       p.block_bytes % 16 != 0 || reinterpret_cast<uintptr_t>(p.pool) % 16 != 0) {
     return false;
@@ -50,7 +54,7 @@ bool Serves(const AttentionParams& p) {
   if (!ServesFormats(p)) return false;
   if (p.key.dense != p.value.dense) return false;
   if (p.key.dense) return true;
-  if (p.head_dim != p.rotary || p.key_bias != nullptr || p.k_norm != nullptr) return false;
+  if (p.head_dim != p.rotary || p.k_norm != nullptr) return false;
   return p.key.groups[0].rank <= kMaxKeyBlocks * 32 &&
          p.value.groups[0].rank <= kMaxValueTiles * 16;
 }
@@ -64,13 +68,12 @@ int GroupsOf(const ProjectionView& projection, int heads) {
 
 // Bytes between the rows of a stage: as in the cache where bulk copies pay for the bank conflicts
 // that they bring (64 bytes past a multiple of 128: four rows in one bank, otherwise eight). Else
-// rows are read as matrices, but the keys of single query heads sixteen bytes by pairs of rows.
+// rows are read as matrices, but low-rank keys sixteen bytes by pairs of rows.
 int StrideOf(const AttentionParams& p, bool key, int row_bytes, int blocks) {
   if (IsQuantized(p.key.groups[0].format)) return row_bytes;
   const bool whole = !key || p.key.dense || row_bytes == blocks * 64;
   if (whole && row_bytes % 128 == 64) return row_bytes;
   if (!key || p.key.dense) return row_bytes + 16;
-  if (p.q_heads != p.kv_heads) return blocks * 64 + 16;
   return blocks * 64 + (blocks % 2 == 0 ? 64 : 0);
 }
 
@@ -88,6 +91,11 @@ bool LaySide(const AttentionParams& p, bool key, const DecodeLayout& layout, int
   }
   if (!quantized && side->row_bytes % 16 != 0) return false;
   side->stride = StrideOf(p, key, segment.row_bytes, blocks);
+  side->row_chunks = side->row_bytes / 16;
+  if (side->row_chunks > 0) {
+    side->column_step = kWarp % side->row_chunks;
+    side->step_bytes = kWarp * 16 + kWarp / side->row_chunks * (side->stride - side->row_bytes);
+  }
   const int tokens = layout.units * kDecodeUnit;
   side->scales = (tokens * side->stride + 15) / 16 * 16;
   side->group_bytes = side->scales + (quantized ? tokens * kScaleBytes : 0);
@@ -100,7 +108,8 @@ DecodeLayout LayoutOf(const AttentionParams& p, const DecodeInstance& instance, 
   DecodeLayout layout{};
   layout.heads = heads;
   layout.units = units;
-  layout.streams = kDecodeWarps / heads < units ? kDecodeWarps / heads : units;
+  const int shares = units / instance.units;
+  layout.streams = shares == 0 ? 1 : kDecodeWarps / heads < shares ? kDecodeWarps / heads : shares;
   while ((1 << layout.block_shift) < p.block_size) ++layout.block_shift;
   if (!LaySide(p, true, layout, instance.blocks, &layout.key)) return layout;
   if (!LaySide(p, false, layout, instance.blocks, &layout.value)) return layout;
@@ -112,7 +121,10 @@ DecodeLayout LayoutOf(const AttentionParams& p, const DecodeInstance& instance, 
   layout.stage_bytes = layout.angles_begin + units * kDecodeUnit * instance.angle_stride;
   layout.stage_bytes = (layout.stage_bytes + 127) / 128 * 128;
   layout.factor_begin = Ring::kBytes;
-  layout.ring_begin = layout.factor_begin + heads * instance.factor_bytes;
+  layout.bias_begin = layout.factor_begin + heads * instance.factor_bytes;
+  const bool biased = !p.key.dense && p.key_bias != nullptr;
+  layout.bias_bytes = biased ? p.q_heads / p.kv_heads * p.head_dim * 2 : 0;
+  layout.ring_begin = layout.bias_begin + heads * layout.bias_bytes;
   layout.clear_ring = !p.key.dense && !quantized && p.key.groups[0].rank != instance.blocks * 32;
   if (layout.ring_begin + kSlack > limit) return layout;
   const size_t stages = (limit - layout.ring_begin - kSlack) / layout.stage_bytes;
@@ -130,6 +142,7 @@ DecodeLayout LayoutFor(const AttentionParams& p, const DecodeInstance& instance,
   for (const int least : {4, 3, 2}) {
     for (int h = heads; h > 0; h /= 2) {
       for (int units = instance.most_units; units > 0; units /= 2) {
+        if (least > 2 && units < instance.units * (kDecodeWarps / h)) break;
         const DecodeLayout layout = LayoutOf(p, instance, h, units, limit, bytes);
         if (layout.stages >= least) return layout;
       }
@@ -139,7 +152,7 @@ DecodeLayout LayoutFor(const AttentionParams& p, const DecodeInstance& instance,
   return DecodeLayout{};
 }
 
-int SplitsFor(const Context& context, const AttentionParams& p, int chunks) {
+int SplitsFor(const Context& context, const AttentionParams& p, int chunks, int stage_tokens) {
   const int64_t blocks = static_cast<int64_t>(p.sequences) * chunks;
   int64_t splits = context.multiprocessors / blocks;
   for (int64_t waves = 1; waves <= 4; ++waves) {
@@ -147,7 +160,8 @@ int SplitsFor(const Context& context, const AttentionParams& p, int chunks) {
     if (splits * blocks * 10 >= waves * context.multiprocessors * 9) break;
   }
   const int64_t longest = p.table_stride * p.block_size;
-  const int64_t useful = CeilDiv(longest, kTokensPerSplit);
+  const int64_t useful =
+      CeilDiv(longest, stage_tokens > kTokensPerSplit ? stage_tokens : kTokensPerSplit);
   if (splits > useful) splits = useful;
   return static_cast<int>(splits < 1 ? 1 : splits);
 }
@@ -155,6 +169,7 @@ int SplitsFor(const Context& context, const AttentionParams& p, int chunks) {
 bool LaunchDecode(Context& context, AttentionParams& p) {
   if (context.capability < 90 || !Serves(p)) return false;
   const LatentFormat key = p.key.groups[0].format;
+  if (p.head_dim != 64 && p.head_dim != 128) return LaunchDecodeDims(context, p);
   if (!IsQuantized(key)) return LaunchDecodeBF16(context, p);
   const bool four = key == LatentFormat::kInt4 && p.value.groups[0].format == key;
   return four && p.head_dim == 128 ? LaunchDecodeFour(context, p) : LaunchDecodeCodes(context, p);

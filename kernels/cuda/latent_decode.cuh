@@ -6,6 +6,7 @@
 
 #include <type_traits>
 
+#include "kernels/cuda/decode_bias.cuh"
 #include "kernels/cuda/decode_copy.cuh"
 #include "kernels/cuda/decode_scores.cuh"
 
@@ -25,8 +26,9 @@ struct DecodeShape {
   static constexpr bool kQuantized = kHeld != Numbers::kBF16;
   static constexpr bool kSingle = kOne;
   // Units that a warp takes at once: two independent ones hide each other's latencies.
-  static constexpr int kUnits = kHeld == Numbers::kFour && kTiles <= 8 ? 2 : 1;
-  static constexpr int kMostUnits = kQuantized ? 4 : 2;  // of a stage
+  static constexpr int kUnits =
+      kTiles <= 8 && (kHeld == Numbers::kFour || (kHeld == Numbers::kBF16 && kLowRank)) ? 2 : 1;
+  static constexpr int kMostUnits = kQuantized || kUnits > 1 ? 4 : 2;  // of a stage
   using Scorer =
       std::conditional_t<!kLowRank, DenseScorer<kDim, kHeld, kOne>,
                          std::conditional_t<kOne, FoldedScorer<kDim, kBlocks, kHeld>,
@@ -271,9 +273,18 @@ class DecodeWarp {
     value.format = p_.value.groups[0].format;
     value.high_offset = p_.value.groups[0].high_offset;
     value.stride = layout_.value.stride;
-    scorer_.Load(key, memory_ + layout_.factor_begin + slot_ * Shape::Scorer::kFactorBytes,
-                 active_ && stream_ == 0, lane_);
-    if (Shape::Scorer::kFactorBytes > 0) SyncThreads(1, kComputeThreads);
+    uint8_t* factor = memory_ + layout_.factor_begin + slot_ * Shape::Scorer::kFactorBytes;
+    const bool writer = active_ && stream_ == 0;
+    scorer_.Prepare(key, factor, writer, lane_);
+    AwaitPrevious();
+    scorer_.Load(key, factor, writer, lane_);
+    bias_ = memory_ + layout_.bias_begin + slot_ * layout_.bias_bytes;
+    if constexpr (Shape::kLowRank) {
+      if (writer && layout_.bias_bytes > 0) {
+        Bias::Fold(key, p_.key_bias, p_.key_bias_type, head_ * p_.head_dim, bias_, lane_);
+      }
+    }
+    if (Shape::Scorer::kFactorBytes + layout_.bias_bytes > 0) SyncThreads(1, kComputeThreads);
 
     const int tokens = layout_.units * kDecodeUnit;
     for (int token = range.begin / tokens * tokens; token < range.end; token += tokens) {
@@ -294,6 +305,8 @@ class DecodeWarp {
   }
 
  private:
+  using Bias = BiasScorer<Shape::kHeadDim, Shape::Scorer::kByRows>;
+
   __device__ HeadView KeyView(int repeat) const {
     HeadView key;
     key.segment = &p_.key.groups[head_ / p_.key.heads_per_group];
@@ -327,6 +340,7 @@ class DecodeWarp {
                         int token, const SplitRange& range) {
     constexpr int kUnits = Shape::kUnits;
     typename ValueSum<Shape>::Tokens tokens;
+    UnitView units[kUnits];
     int first[kUnits];
 #pragma unroll
     for (int n = 0; n < kUnits; ++n) {
@@ -334,14 +348,21 @@ class DecodeWarp {
       // A unit that the stage does not have is computed on another one's rows and masked.
       const int row = (own < layout_.units ? own : u) * kDecodeUnit;
       first[n] = own < layout_.units ? token + row : range.end;
-      UnitView unit;
-      unit.keys = stage + key_rows_ + row * layout_.key.stride;
-      unit.scales = reinterpret_cast<const __half2*>(stage + key_scales_) + row;
-      unit.angles = stage + layout_.angles_begin +
-                    row * kAngleStride<Shape::kHeadDim, Shape::Scorer::kByRows>;
-      scorer_.Score(key, unit, lane_, tokens.score[n]);
+      units[n].keys = stage + key_rows_ + row * layout_.key.stride;
+      units[n].scales = reinterpret_cast<const __half2*>(stage + key_scales_) + row;
+      units[n].angles = stage + layout_.angles_begin +
+                        row * kAngleStride<Shape::kHeadDim, Shape::Scorer::kByRows>;
+      scorer_.Score(key, units[n], lane_, tokens.score[n]);
       tokens.rows[n] = stage + value_rows_ + row * layout_.value.stride;
       tokens.scales[n] = reinterpret_cast<const __half2*>(stage + value_scales_) + row;
+    }
+    if constexpr (Shape::kLowRank) {
+      if (layout_.bias_bytes > 0) {
+#pragma unroll
+        for (int n = 0; n < kUnits; ++n) {
+          Bias::Add(bias_, key.repeat, units[n], lane_, tokens.score[n]);
+        }
+      }
     }
     const int g = lane_ / 4;
     if (first[0] < range.begin || first[kUnits - 1] + kDecodeUnit > range.end) {
@@ -363,6 +384,7 @@ class DecodeWarp {
   const AttentionParams& p_;
   const DecodeLayout& layout_;
   uint8_t* memory_;
+  uint8_t* bias_;  // of this warp's head, folded
   BlockScope scope_;
   int lane_, slot_, stream_, head_;
   int key_rows_, key_scales_, value_rows_, value_scales_;  // offsets in a stage
@@ -371,10 +393,12 @@ class DecodeWarp {
   ValueSum<Shape> sum_;
 };
 
-// A copying warp: latents of a stage, then its angles while the copies are under way.
+// A copying warp: latents of a stage, then its angles while the copies are under way. Of what it
+// reads only the newest token is written by this step, so that only its stage awaits the kernels
+// before.
 template <typename Shape>
 __device__ void CopyLatents(const AttentionParams& p, const DecodeLayout& layout, uint8_t* memory,
-                            Ring ring, SplitRange range) {
+                            Ring ring, SplitRange range, int context) {
   using Angles = AngleWriter<Shape::kHeadDim, Shape::Scorer::kByRows, Shape::kMostUnits>;
   const int thread = threadIdx.x - kComputeThreads;
   const StageCopier<Shape::kQuantized> copier(p, layout, thread, range);
@@ -385,6 +409,7 @@ __device__ void CopyLatents(const AttentionParams& p, const DecodeLayout& layout
   for (int token = first; token < range.end; token += tokens) {
     uint8_t* stage = memory + layout.ring_begin + ring.stage() * layout.stage_bytes;
     ring.WaitEmpty();
+    if (token + tokens >= context) AwaitPrevious();
     copier.Copy(token, blocks, SharedAddress(stage), ring.full());
     ring.CommitCopies();
     blocks = copier.FetchBlocks(token + tokens);
@@ -407,9 +432,10 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
                  __grid_constant__ const DecodeLayout layout) {
 #if __CUDA_ARCH__ >= 900  // elsewhere it is never launched
   extern __shared__ __align__(128) uint8_t memory[];
-  const int tokens = layout.units * kDecodeUnit;
-  const SplitRange range = RangeOf(p.context_lens[blockIdx.z] - 1, p.window, blockIdx.x,
-                                   p.splits / layout.streams, tokens);
+  AdmitNext();
+  const int context = p.context_lens[blockIdx.z];
+  const SplitRange range = RangeOf(context - 1, p.window, blockIdx.x, p.splits / layout.streams,
+                                   layout.units * kDecodeUnit);
   const Ring ring(memory, layout.stages);
   if (threadIdx.x == 0) ring.Init();
   if (layout.clear_ring) {
@@ -421,7 +447,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 1)
   __syncthreads();
   if (threadIdx.x >= kComputeThreads) {
     GiveRegisters<kCopyRegisters>();
-    CopyLatents<Shape>(p, layout, memory, ring, range);
+    CopyLatents<Shape>(p, layout, memory, ring, range, context);
   } else {
     TakeRegisters<kComputeRegisters>();
     DecodeWarp<Shape>(p, layout, memory).Run(ring, range);

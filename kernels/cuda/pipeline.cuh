@@ -1,5 +1,5 @@
-// Barriers in shared memory between warps that copy and warps that compute (PTX mbarrier), and
-// register budgets by role.
+// Barriers in shared memory between warps that copy and warps that compute (PTX mbarrier), copies
+// by the copy engine, and register budgets by role.
 #pragma once
 
 #include <cstdint>
@@ -58,6 +58,11 @@ __device__ inline void CopyBulk(uint32_t dst, const void* src, int bytes, uint32
 // Orders this thread's ordinary stores to shared memory before later bulk copies to the same place.
 __device__ inline void FenceBulkCopies() {
   asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+
+// Asks for the line at p to be brought into the second-level cache.
+__device__ inline void PrefetchLine(const void* p) {
+  asm volatile("prefetch.global.L2 [%0];\n" ::"l"(p));
 }
 
 // Synchronizes some of the block's threads; id 1 to 15.

@@ -180,8 +180,8 @@ LatentProjection AttentionProblem::Upload(DeviceArrays* arrays, const Projection
   return result;
 }
 
-std::vector<uint8_t> AttentionProblem::RunPieces(Backend* backend,
-                                                 const std::vector<Piece>& pieces) {
+std::vector<uint8_t> AttentionProblem::Attend(Backend* backend, const std::vector<Piece>& pieces,
+                                              int steps) {
   DeviceArrays arrays(backend);
   std::vector<int32_t> cu = {0}, lens, tables;
   std::vector<double> q;
@@ -221,16 +221,69 @@ std::vector<uint8_t> AttentionProblem::RunPieces(Backend* backend,
   args.kv_heads = case_.kv_heads;
   args.scale = static_cast<float>(1.0 / std::sqrt(case_.head_dim));
   args.window = case_.window;
-  backend->LatentAttention(args);
+  if (steps == 0) {
+    backend->LatentAttention(args);
+  } else {
+    AttendInSteps(&arrays, args, steps);
+  }
   return arrays.GetBytes(args.out);
 }
 
+void AttentionProblem::AttendInSteps(DeviceArrays* arrays, const LatentAttentionArgs& args,
+                                     int steps) {
+  std::vector<int64_t> slots;
+  for (size_t s = 0; s < case_.sequences.size(); ++s) {
+    slots.push_back(Slot(static_cast<int>(s), case_.sequences[s].context - 1));
+  }
+  const auto count = static_cast<int64_t>(slots.size());
+  const Tensor slot_mapping = arrays->PutInts64(slots, {count});
+  HostPool poisoned = pool_;
+  const auto write_of = [&](const Side& side, const LatentProjection& projection) {
+    std::vector<double> rows;
+    for (const int64_t slot : slots) {
+      for (const LatentSegment& segment : side.segments) {
+        const std::vector<double> row = pool_.Read(segment, slot);
+        rows.insert(rows.end(), row.begin(), row.end());
+        std::fill_n(poisoned.Codes(segment, slot), segment.row_bytes, 0xff);
+      }
+    }
+    const auto columns = static_cast<int64_t>(rows.size()) / count;
+    return LatentWriteArgs{.x = arrays->PutActivations(rows, {count, columns}),
+                           .slot_mapping = slot_mapping,
+                           .projection = projection,
+                           .pool = args.pool};
+  };
+  const LatentWriteArgs key = write_of(key_, args.key);
+  const LatentWriteArgs value = write_of(value_, args.value);
+  static uint64_t step_key = uint64_t{1} << 40;
+  ++step_key;
+  Backend* backend = arrays->backend();
+  const std::vector<uint8_t> unwritten(arrays->GetBytes(args.out).size(), 0xff);
+  for (int i = 0; i < steps; ++i) {
+    backend->CopyToDevice(args.pool.data, poisoned.bytes.data(), poisoned.bytes.size());
+    backend->CopyToDevice(args.out.data, unwritten.data(), unwritten.size());
+    backend->RunStep(step_key, [&] {
+      backend->LatentWrites(key, value);
+      backend->LatentAttention(args);
+    });
+  }
+  backend->Synchronize();
+}
+
 std::vector<uint8_t> AttentionProblem::Run(Backend* backend) {
+  return Attend(backend, AllQueries(), 0);
+}
+
+std::vector<uint8_t> AttentionProblem::RunAsSteps(Backend* backend, int steps) {
+  return Attend(backend, AllQueries(), steps);
+}
+
+std::vector<AttentionProblem::Piece> AttentionProblem::AllQueries() const {
   std::vector<Piece> pieces;
   for (size_t s = 0; s < case_.sequences.size(); ++s) {
     pieces.push_back({static_cast<int>(s), 0, case_.sequences[s].queries});
   }
-  return RunPieces(backend, pieces);
+  return pieces;
 }
 
 std::vector<double> AttentionProblem::Values(const Backend& backend,

@@ -50,18 +50,28 @@ class AttentionProblem {
 
   // All queries as one batch on the backend; bytes of out.
   std::vector<uint8_t> Run(Backend* backend);
+  // The same as a step of a model, which the backend may record: the newest token of every sequence
+  // is poisoned before, and the step writes it, then attends. What the last of `steps` such steps
+  // gives. Sequences of one query, latents whose format keeps the numbers that it holds.
+  std::vector<uint8_t> RunAsSteps(Backend* backend, int steps);
   // Queries given anew as a batch of sequences: (sequence, first query, count), of which those
   // before are context. Returns the bytes of out in the order of the batch.
   struct Piece {
     int sequence, first, count;
   };
-  std::vector<uint8_t> RunPieces(Backend* backend, const std::vector<Piece>& pieces);
+  std::vector<uint8_t> RunPieces(Backend* backend, const std::vector<Piece>& pieces) {
+    return Attend(backend, pieces, 0);
+  }
   // Values of what RunPieces or Run returned.
   std::vector<double> Values(const Backend& backend, const std::vector<uint8_t>& bytes) const;
 
   std::vector<double> Reference();
 
  private:
+  std::vector<Piece> AllQueries() const;
+  std::vector<uint8_t> Attend(Backend* backend, const std::vector<Piece>& pieces, int steps);
+  void AttendInSteps(DeviceArrays* arrays, const LatentAttentionArgs& args, int steps);
+
   struct Side {
     std::vector<LatentSegment> segments;
     std::vector<std::vector<double>> ups;  // per group [heads_per_group * head_dim, rank]

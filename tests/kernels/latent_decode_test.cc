@@ -51,6 +51,8 @@ TEST_P(LatentDecodeTest, Shapes) {
   Check(Make("Gqa_s2", 16, 4, 64, 2, 64, 2, 200, kBF16, kBF16));
   Check(Make("Gqa_s4", 16, 4, 128, 4, 64, 4, 256, kBF16, kBF16));
   Check(Make("OddHeads", 15, 5, 64, 1, 32, 5, 40, kBF16, kBF16));
+  Check(Make("Mha96", 16, 16, 96, 1, 32, 1, 72, kBF16, kBF16));
+  Check(Make("Mha96_s2", 8, 8, 96, 2, 56, 2, 136, kBF16, kBF16));
   Check(Make("Repeat7", 28, 4, 128, 1, 64, 2, 128, kBF16, kBF16));
 }
 
@@ -59,6 +61,7 @@ TEST_P(LatentDecodeTest, Formats) {
                               LatentFormat::kInt3, LatentFormat::kInt2}) {
     Check(Make("Gqa_s1", 16, 4, 128, 1, 32, 1, 96, format, format));
     Check(Make("Mha_s2", 8, 8, 64, 2, 64, 2, 176, format, LatentFormat::kInt4));
+    Check(Make("Mha96", 8, 8, 96, 1, 32, 1, 64, format, format));
     Check(Make("OddRank", 8, 4, 64, 2, 64, 2, 72, LatentFormat::kInt8, format));
   }
 }
@@ -95,6 +98,41 @@ TEST_P(LatentDecodeTest, Dense) {
     Check(MakeDense("Mha", 8, 8, 128, 1, format));
     Check(MakeDense("Gqa", 8, 2, 128, 2, format));
     Check(MakeDense("Gqa64", 12, 3, 64, 1, format));
+    Check(MakeDense("Mha96", 8, 8, 96, 1, format));
+    Check(MakeDense("Gqa96", 6, 2, 96, 2, format));
+    Check(MakeDense("Gqa256", 8, 4, 256, 1, format));
+    Check(MakeDense("Mqa256", 4, 1, 256, 1, format));
+  }
+}
+
+TEST_P(LatentDecodeTest, KeyBiases) {
+  for (const LatentFormat format : {kBF16, kInt4}) {
+    for (AttentionCase c : {Make("Gqa", 16, 4, 128, 1, 32, 1, 96, format, format),
+                            Make("Gqa_s2", 14, 2, 64, 2, 64, 2, 128, format, format),
+                            Make("Mha", 8, 8, 128, 1, 32, 1, 96, format, format),
+                            Make("Mha96", 4, 4, 96, 1, 24, 1, 72, format, format),
+                            Make("Mha_s2", 4, 4, 128, 2, 96, 2, 160, format, format)}) {
+      c.biases = true;
+      Check(c);
+    }
+  }
+}
+
+// The kernel starts while the step's write of the newest tokens is still under way.
+TEST_P(LatentDecodeTest, AsARecordedStep) {
+  for (AttentionCase c : {Make("Gqa", 16, 4, 128, 1, 32, 1, 96, kBF16, kBF16),
+                          Make("Mha", 8, 8, 128, 1, 32, 1, 96, kBF16, kBF16),
+                          MakeDense("Dense", 8, 2, 128, 1, kBF16)}) {
+    for (const std::vector<SequenceCase>& sequences :
+         {std::vector<SequenceCase>{{1999, 1}}, kLengths}) {
+      SCOPED_TRACE(testing::Message() << c.name << " " << sequences.size());
+      c.sequences = sequences;
+      AttentionProblem problem(c, backend_.get(), 5);
+      const std::vector<uint8_t> stepped = problem.RunAsSteps(backend_.get(), 4);
+      EXPECT_EQ(stepped, problem.Run(backend_.get()));
+      ExpectClose(problem.Values(*backend_, stepped), problem.Reference(),
+                  3 * Tolerance(*backend_));
+    }
   }
 }
 

@@ -137,6 +137,7 @@ TEST_P(MatmulTest, RowsAreIndependent) {
       for (const int threads : {1, 5}) {
         const std::unique_ptr<Backend> other = WithThreads(threads);
         const Tensor again = arrays_.NewActivations({rows, cols});
+        backend_->Synchronize();  // the other backend has a stream of its own
         other->Matmul({.x = x, .weight = w, .bias = {}, .out = again});
         other->Synchronize();
         ASSERT_EQ(arrays_.GetBytes(again), want) << threads << " threads";

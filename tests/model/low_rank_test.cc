@@ -160,5 +160,31 @@ TEST(LowRankOddRanks, BlockHadamardOfOddRanks) {
   EXPECT_EQ(logits("folded"), expected);
 }
 
+// Decode steps, which the device records and replays, against the CPU's logits in f32.
+TEST(LowRankOnCuda, OneTokenAtATimeAsOnTheCpu) {
+  const std::string why = WhyNoCuda();
+  if (!why.empty()) GTEST_SKIP() << why;
+  Checkpoint checkpoint = Checkpoint::Read(SourceDir() + "/models/classics-14m");
+  for (int layer = 0; layer < checkpoint.config.at("num_hidden_layers").get<int>(); ++layer) {
+    for (const bool key : {true, false}) checkpoint.Factor(layer, key, 1);
+  }
+  checkpoint.SetPaluConfig(Entry(checkpoint, 1, "bf16", "none"),
+                           Entry(checkpoint, 1, "bf16", "none"));
+  TempDir directory;
+  checkpoint.Write(directory.path());
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 150; ++i) ids.push_back(i * 37 % 1000 + 3);
+  HarnessOptions options{.max_context = 256};
+  const auto expected = ModelHarness(directory.path(), options).Step({{0, ids}});
+  options.device = "cuda:0";
+  options.format = "auto";
+  ModelHarness model(directory.path(), options);
+  std::vector<std::vector<float>> actual;
+  for (const int32_t id : ids) actual.push_back(model.Step({{0, {id}}}).at(0));
+  const double error = RelativeError(actual, expected);
+  EXPECT_LE(error, 0.15);
+  RecordProperty("error", std::to_string(error));
+}
+
 }  // namespace
 }  // namespace palu::testing

@@ -395,7 +395,8 @@ asio::awaitable<void> HttpConnection::StopWatch() {
 }
 
 asio::awaitable<bool> HttpConnection::WriteAll(std::string_view bytes) {
-  size_t written = 0;
+  // Mostly the kernel has room, and no timer need watch over it.
+  size_t written = stream_.WriteAtOnce(asio::buffer(bytes));
   while (written < bytes.size()) {
     ArmWrite();
     error_code error;

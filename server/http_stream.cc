@@ -65,6 +65,14 @@ asio::awaitable<size_t> HttpStream::WriteSome(asio::const_buffer buffer, error_c
   co_return co_await stream_->async_write_some(buffer, Into(error));
 }
 
+size_t HttpStream::WriteAtOnce(asio::const_buffer buffer) {
+  if (stream_) return 0;
+  error_code error;
+  socket_.non_blocking(true, error);
+  const size_t bytes = error ? 0 : socket_.write_some(buffer, error);
+  return error ? 0 : bytes;
+}
+
 asio::awaitable<error_code> HttpStream::ShutdownSend() {
   error_code error;
   if (stream_) {

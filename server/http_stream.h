@@ -38,6 +38,8 @@ class HttpStream {
                                           boost::system::error_code* error);
   boost::asio::awaitable<size_t> WriteSome(boost::asio::const_buffer buffer,
                                            boost::system::error_code* error);
+  // What the kernel takes at once, without waiting; 0 under TLS. Failures are left to WriteSome.
+  size_t WriteAtOnce(boost::asio::const_buffer buffer);
   // Tells the peer that nothing follows.
   boost::asio::awaitable<boost::system::error_code> ShutdownSend();
 

@@ -80,14 +80,16 @@ class StreamResponse {
     LegacyLogprobs legacy;
     std::unique_ptr<ToolCallMessage> tools;  // if the request has some
   };
-  nlohmann::ordered_json Chunk() const;
-  void AddEvent(const nlohmann::ordered_json& chunk, std::string* events) const;
+  // A chunk with this choice, or none if it is null, and these further members.
+  void AddEvent(const nlohmann::ordered_json& choice, const nlohmann::ordered_json& further,
+                std::string* events) const;
   std::string ChatEvents(const ChoiceDelta& delta, const GenerationUsage& usage);
   std::string CompletionEvents(const ChoiceDelta& delta, const GenerationUsage& usage);
-  void SetUsage(const GenerationUsage& usage, nlohmann::ordered_json* chunk) const;
+  void SetUsage(const GenerationUsage& usage, nlohmann::ordered_json* further) const;
   std::string End(const PumpOutput& output);
 
   const ResponseContext context_;
+  const std::string head_;  // of every event, up to the choice
   std::vector<Choice> choices_;
   std::vector<std::vector<OutputToken>> prompt_logprobs_;
   bool prompt_told_ = false;  // chats: with the first chunk

@@ -4,31 +4,45 @@
 #include "server/openai_response.h"
 
 namespace palu {
+namespace {
+
+// What all chunks share is written once: a stream has one for every token.
+std::string EventHead(const ResponseContext& context) {
+  const nlohmann::ordered_json chunk = {
+      {"id", context.id},
+      {"object", context.options.chat ? "chat.completion.chunk" : "text_completion"},
+      {"created", context.created},
+      {"model", context.model},
+      {"choices", nlohmann::ordered_json::array()}};
+  std::string text = "data: " + Dump(chunk);
+  text.resize(text.size() - std::string_view("]}").size());
+  return text;
+}
+
+}  // namespace
 
 StreamResponse::StreamResponse(ResponseContext context)
     : context_(std::move(context)),
+      head_(EventHead(context_)),
       choices_(static_cast<size_t>(context_.num_choices)),
       prompt_logprobs_(static_cast<size_t>(context_.num_choices / context_.n)) {}
 
-nlohmann::ordered_json StreamResponse::Chunk() const {
-  return {{"id", context_.id},
-          {"object", context_.options.chat ? "chat.completion.chunk" : "text_completion"},
-          {"created", context_.created},
-          {"model", context_.model},
-          {"choices", nlohmann::ordered_json::array()}};
+void StreamResponse::AddEvent(const nlohmann::ordered_json& choice,
+                              const nlohmann::ordered_json& further, std::string* events) const {
+  *events += head_;
+  if (!choice.is_null()) *events += Dump(choice);
+  *events += ']';
+  for (const auto& [name, value] : further.items()) {
+    events->append(",\"").append(name).append("\":").append(Dump(value));
+  }
+  *events += "}\n\n";
 }
 
-void StreamResponse::AddEvent(const nlohmann::ordered_json& chunk, std::string* events) const {
-  *events += "data: ";
-  *events += Dump(chunk);
-  *events += "\n\n";
-}
-
-void StreamResponse::SetUsage(const GenerationUsage& usage, nlohmann::ordered_json* chunk) const {
+void StreamResponse::SetUsage(const GenerationUsage& usage, nlohmann::ordered_json* further) const {
   if (context_.options.continuous_usage) {
-    (*chunk)["usage"] = UsageJson(usage);
+    (*further)["usage"] = UsageJson(usage);
   } else if (context_.options.include_usage) {
-    (*chunk)["usage"] = nullptr;
+    (*further)["usage"] = nullptr;
   }
 }
 
@@ -44,15 +58,14 @@ std::string StreamResponse::ChatEvents(const ChoiceDelta& delta, const Generatio
       json["finish_reason"] = FinishReasonName(*delta.finish, called);
       json["stop_reason"] = StopReasonJson(delta);
     }
-    nlohmann::ordered_json chunk = Chunk();
-    chunk["choices"].push_back(std::move(json));
+    nlohmann::ordered_json further;
     if (!last && !prompt_told_ && context_.options.prompt_logprobs >= 0) {
       prompt_told_ = true;
-      chunk["prompt_logprobs"] = PromptLogprobsJson(
+      further["prompt_logprobs"] = PromptLogprobsJson(
           prompt_logprobs_[0], context_.options.prompt_logprobs, *context_.tokenizer);
     }
-    SetUsage(usage, &chunk);
-    AddEvent(chunk, &events);
+    SetUsage(usage, &further);
+    AddEvent(json, further, &events);
   };
   if (!choice.started) {
     choice.started = true;
@@ -111,11 +124,10 @@ std::string StreamResponse::CompletionEvents(const ChoiceDelta& delta,
     json["prompt_logprobs"] =
         PromptLogprobsJson(prompt_logprobs_[prompt], options.prompt_logprobs, *context_.tokenizer);
   }
-  nlohmann::ordered_json chunk = Chunk();
-  chunk["choices"].push_back(std::move(json));
-  SetUsage(usage, &chunk);
+  nlohmann::ordered_json further;
+  SetUsage(usage, &further);
   std::string events;
-  AddEvent(chunk, &events);
+  AddEvent(json, further, &events);
   return events;
 }
 
@@ -123,9 +135,7 @@ std::string StreamResponse::End(const PumpOutput& output) {
   if (!output.status.ok()) return "data: " + ErrorBody(output.status) + "\n\n";
   std::string events;
   if (context_.options.include_usage) {
-    nlohmann::ordered_json chunk = Chunk();
-    chunk["usage"] = UsageJson(output.usage);
-    AddEvent(chunk, &events);
+    AddEvent(nullptr, {{"usage", UsageJson(output.usage)}}, &events);
   }
   return events + "data: [DONE]\n\n";
 }

@@ -20,6 +20,8 @@ void ResponsePump::Start() {
   for (Stream& stream : streams_) {
     stream.handle.stream().SetNotifier([self = shared_from_this()] { self->Schedule(); });
   }
+  // Whoever cancelled meanwhile may have ended everything before these notifiers were there.
+  if (cancelled_.load()) Schedule();
 }
 
 void ResponsePump::Cancel() {
@@ -42,7 +44,7 @@ void ResponsePump::Run() {
 }
 
 void ResponsePump::RunOnce() {
-  if (finished_) return;
+  if (finished_) return Finish();
   if (cancelled_.load()) {
     for (Stream& stream : streams_) stream.handle.stream().Cancel();
   } else if (sink_->full()) {

@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include "tests/server/byte_tokenizer.h"
 
@@ -99,6 +100,20 @@ class ResponsePumpTest : public ::testing::Test {
   std::vector<std::shared_ptr<OutputStream>> streams_;
   TextPool pool_{2};
 };
+
+TEST_F(ResponsePumpTest, APumpThatEndsBeforeItStartsIsLetGo) {
+  std::shared_ptr<ResponsePump> pump = Make(1, {});
+  streams_[0]->Finish(Status{}, {});
+  pump->Cancel();
+  ASSERT_TRUE(sink_->WaitFinished());
+  while (pump.use_count() > 1) std::this_thread::yield();
+  pump->Start();
+  const std::weak_ptr<ResponsePump> weak = pump;
+  pump.reset();
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (!weak.expired() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+  EXPECT_TRUE(weak.expired()) << "its stream's notifier holds it";
+}
 
 TEST_F(ResponsePumpTest, CodePointsStayWholeHoweverTheyArrive) {
   const std::string text = "naïve 日本語 🙂.";

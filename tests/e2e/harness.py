@@ -11,10 +11,31 @@ import threading
 import time
 import traceback
 
+import sanitizers
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FIXTURES = os.environ.get("PALU_FIXTURES", os.path.join(ROOT, "..", "shared", "fixtures"))
 MODEL = os.path.join(ROOT, "models", "classics-14m")
 CASES = []
+# How much longer a sanitized daemon may take than the limits of the cases say.
+SANITIZED_SLOWDOWN = 5
+slowdown = 1
+reports = None
+
+
+def use_binary(path):
+    """The daemon under test; one with sanitizers gets more time, and its reports are read."""
+    global slowdown, reports
+    Server.binary = os.path.abspath(path)
+    if os.path.exists(path) and sanitizers.built_with(path):
+        slowdown = SANITIZED_SLOWDOWN
+        reports = sanitizers.Reports()
+        os.environ.update(reports.environment)
+
+
+def seconds(limit):
+    """A limit on what the daemon takes, as long as this build of it needs."""
+    return limit * slowdown
 
 
 class Skip(Exception):
@@ -67,22 +88,27 @@ class Server:
                    "--grpc.address=127.0.0.1", "--grpc.port=0", "--cache.memory=64MiB", *args]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
                                         env={**os.environ, **(env or {})}, text=True)
-        self.reader = threading.Thread(target=self._read_log, daemon=True)
-        self.reader.start()
+        self.start_reading()
         self.port = self._port("HTTP on")
         self.grpc_port = self._port("gRPC on")
         if wait:
             self.wait_ready()
 
+    def start_reading(self):
+        self.reader = threading.Thread(target=self._read_log, daemon=True)
+        self.reader.start()
+
     def _read_log(self):
         for line in self.process.stderr:
             self.log.append(line.rstrip("\n"))
+            if reports:
+                reports.note(self.log[-1])
 
     def log_text(self):
         return "\n".join(self.log)
 
     def _port(self, what, timeout=30):
-        end = time.time() + timeout
+        end = time.time() + seconds(timeout)
         while time.time() < end:
             found = re.search(what + r" \S+:(\d+)", self.log_text())
             if found:
@@ -94,7 +120,7 @@ class Server:
         raise AssertionError(f"no line '{what} …'; log: {self.log_text()[-2000:]}")
 
     def wait_ready(self, timeout=120):
-        end = time.time() + timeout
+        end = time.time() + seconds(timeout)
         while time.time() < end:
             check(self.process.poll() is None, f"died: {self.log_text()[-2000:]}")
             if self.get("/ready").status == 200:
@@ -103,7 +129,8 @@ class Server:
         raise AssertionError("not ready in time")
 
     def request(self, method, path, body=None, headers=None, timeout=60):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port,
+                                                timeout=seconds(timeout))
         try:
             connection.request(method, path, body=body, headers=headers or {})
             answer = connection.getresponse()
@@ -135,7 +162,8 @@ class Server:
         return [json.loads(event) for event in events[:-1]]
 
     def connect(self, timeout=30):
-        return socket.create_connection(("127.0.0.1", self.port), timeout=timeout)
+        return socket.create_connection(("127.0.0.1", self.port),
+                                        timeout=seconds(timeout))
 
     def raw(self, data, timeout=30, half_close=False):
         """Sends bytes, reads until the server closes."""
@@ -168,7 +196,7 @@ class Server:
 
     def wait_idle(self, timeout=30):
         """Until nothing runs, waits or holds a block."""
-        end = time.time() + timeout
+        end = time.time() + seconds(timeout)
         gauges = {}
         while time.time() < end:
             gauges = {
@@ -186,14 +214,22 @@ class Server:
         self.process.send_signal(number)
 
     def wait_exit(self, timeout=30):
-        code = self.process.wait(timeout)
+        code = self.process.wait(seconds(timeout))
         self.reader.join(5)
         return code
 
     def kill(self):
+        # Leaks show only where a program ends by itself.
+        if reports and self.process.poll() is None:
+            self.signal()
+            try:
+                self.process.wait(seconds(3))
+            except subprocess.TimeoutExpired:
+                pass
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        self.reader.join(5)
 
     def stop(self):
         """Ends it as an operator would, which must work."""
@@ -272,12 +308,28 @@ def run_cases(pattern):
             verdict, detail = "FAIL", f"\n{traceback.format_exc()}"
             if not isinstance(error, AssertionError) and shared is not None:
                 detail += f"server log:\n{shared.log_text()[-1500:]}\n"
+        reported = reports.take() if reports else ""
+        if reported:
+            verdict, detail = "FAIL", f"{detail}\n{reported}"
         counts[verdict] += 1
         print(f"{verdict} e2e.{area}.{name} {time.time() - started:.1f}s{detail}", flush=True)
+    for failure in end_shared(shared):
+        counts["FAIL"] += 1
+        print(f"FAIL e2e.{failure}")
+    return counts["PASS"], counts["FAIL"], counts["SKIP"]
+
+
+def end_shared(shared):
+    """What went wrong when the server of many cases ended."""
+    failures = []
     if shared is not None:
         try:
             shared.stop()
         except AssertionError as error:
-            counts["FAIL"] += 1
-            print(f"FAIL e2e.shutdown of the shared server: {error}")
-    return counts["PASS"], counts["FAIL"], counts["SKIP"]
+            failures.append(f"shutdown of the shared server: {error}")
+    if reports:
+        reported = reports.take()
+        if reported:
+            failures.append(f"sanitizers at the end of the shared server:\n{reported}")
+        reports.close()
+    return failures

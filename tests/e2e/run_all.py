@@ -27,6 +27,7 @@ import test_openapi  # noqa: E402,F401
 import test_params  # noqa: E402,F401
 import test_soak  # noqa: E402,F401
 import test_robustness  # noqa: E402,F401
+import test_sanitizers  # noqa: E402,F401
 import test_security  # noqa: E402,F401
 import test_shapes  # noqa: E402,F401
 import test_stream  # noqa: E402,F401
@@ -43,7 +44,7 @@ def main():
     if args.server is None and args.build_dir is None:
         parser.error("--build-dir or --server is needed")
     binary = args.server or os.path.join(args.build_dir, "server", "palu-server")
-    harness.Server.binary = os.path.abspath(binary)
+    harness.use_binary(binary)
     if not os.path.exists(harness.Server.binary):
         print(f"FAIL e2e: {harness.Server.binary} is not there\n0 passed, 1 failed, 0 skipped")
         return 1

@@ -4,7 +4,7 @@ import json
 import random
 import time
 
-from harness import Server, case, check, check_error, equal, post_bytes
+from harness import Server, case, check, check_error, equal, post_bytes, seconds
 
 C = "/v1/completions"
 CHAT = "/v1/chat/completions"
@@ -169,7 +169,7 @@ def slow_clients():
         with server.connect() as sock:
             started = time.time()
             equal(sock.recv(100), b"", "idle connection")
-            check(time.time() - started < 5, "closed late")
+            check(time.time() - started < seconds(5), "closed late")
         # The limit counts for the head alone, not for an answer that takes longer.
         answer = server.completion(prompt="a", max_tokens=400, ignore_eos=True)
         equal(answer["usage"]["completion_tokens"], 400)

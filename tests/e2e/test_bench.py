@@ -5,7 +5,7 @@ import os
 import subprocess
 import tempfile
 
-from harness import Server, Skip, case, check, equal
+from harness import Server, Skip, case, check, equal, seconds
 
 
 def bench(server, *args, code=0):
@@ -15,7 +15,8 @@ def bench(server, *args, code=0):
     if not os.path.exists(binary):
         raise Skip(f"{binary} is not there")
     done = subprocess.run([binary, "serve", "--url", f"http://127.0.0.1:{server.port}", "--quiet",
-                           "--json", "-", *args], capture_output=True, text=True, timeout=120)
+                           "--json", "-", *args], capture_output=True, text=True,
+                          timeout=seconds(120))
     equal(done.returncode, code, f"exit code; {done.stderr}")
     return json.loads(done.stdout) if code == 0 else done.stderr
 

@@ -7,12 +7,13 @@ import socket
 import subprocess
 import tempfile
 
-from harness import MODEL, Server, case, check, equal
+from harness import MODEL, Server, case, check, equal, seconds
 
 
 def run(*args, env=None, timeout=60):
     result = subprocess.run([Server.binary, *args], capture_output=True, text=True,
-                            timeout=timeout, env={**os.environ, **(env or {})}, check=False)
+                            timeout=seconds(timeout), check=False,
+                            env={**os.environ, **(env or {})})
     return result.returncode, result.stdout, result.stderr
 
 

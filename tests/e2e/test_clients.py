@@ -1,6 +1,6 @@
 """The official openai client."""
 
-from harness import Server, Skip, case, check, equal, post_bytes
+from harness import Server, Skip, case, check, equal, post_bytes, seconds
 from test_disconnect import wait_running
 
 
@@ -10,7 +10,7 @@ def client_of(server):
     except ImportError:
         raise Skip("openai is not installed") from None
     return openai, openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none",
-                                 max_retries=0, timeout=60)
+                                 max_retries=0, timeout=seconds(60))
 
 
 @case("openai")
@@ -107,7 +107,7 @@ def full_queues_are_retried():
             socks.append(sock)
         wait_running(server)
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none",
-                               max_retries=20, timeout=60)
+                               max_retries=20, timeout=seconds(60))
         answer = client.completions.create(model="classics-14m", prompt="a", max_tokens=1)
         equal(answer.usage.completion_tokens, 1)
         for sock in socks:

@@ -4,13 +4,13 @@ import socket
 import struct
 import time
 
-from harness import case, check, equal, post_bytes, read_all
+from harness import case, check, equal, post_bytes, read_all, seconds
 
 LONG = {"prompt": "The sea", "max_tokens": 2000, "ignore_eos": True}
 
 
 def wait_running(server, count=1):
-    end = time.time() + 20
+    end = time.time() + seconds(20)
     while server.metric("vllm:num_requests_running") < count:
         check(time.time() < end, "the request does not run")
         time.sleep(0.01)
@@ -34,22 +34,22 @@ def leaves(server, body, reset):
 
 @case("disconnect")
 def unary_client_closes(server):
-    check(leaves(server, LONG, reset=False) < 2, "late")
+    check(leaves(server, LONG, reset=False) < seconds(2), "late")
 
 
 @case("disconnect")
 def unary_client_resets(server):
-    check(leaves(server, LONG, reset=True) < 2, "late")
+    check(leaves(server, LONG, reset=True) < seconds(2), "late")
 
 
 @case("disconnect")
 def streaming_client_closes(server):
-    check(leaves(server, {**LONG, "stream": True}, reset=False) < 2, "late")
+    check(leaves(server, {**LONG, "stream": True}, reset=False) < seconds(2), "late")
 
 
 @case("disconnect")
 def streaming_client_resets(server):
-    check(leaves(server, {**LONG, "stream": True}, reset=True) < 2, "late")
+    check(leaves(server, {**LONG, "stream": True}, reset=True) < seconds(2), "late")
 
 
 @case("disconnect")

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 
-from harness import ROOT, Server, Skip, case, check, equal, golden
+from harness import ROOT, Server, Skip, case, check, equal, golden, seconds
 from test_disconnect import wait_running
 
 STUBS = {}
@@ -231,7 +231,7 @@ def health_watch_sees_draining():
             max_tokens=400, ignore_eos=True)))
         next(running)
         server.signal(signal.SIGTERM)
-        end = time.time() + 10
+        end = time.time() + seconds(10)
         while len(states) < 2 and time.time() < end:
             time.sleep(0.02)
         kinds = health_pb2.HealthCheckResponse

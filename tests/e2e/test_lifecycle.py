@@ -6,7 +6,8 @@ import signal
 import threading
 import time
 
-from harness import MODEL, Server, case, check, check_error, equal, parse_events, post_bytes
+from harness import (MODEL, Server, case, check, check_error, equal, parse_events, post_bytes,
+                     seconds)
 from test_disconnect import wait_running
 
 LONG = {"prompt": "The sea", "max_tokens": 2000, "ignore_eos": True}
@@ -48,7 +49,7 @@ def drain_lets_requests_finish():
                                        ignore_eos=True)
         wait_running(server)
         server.signal()
-        end = time.time() + 10
+        end = time.time() + seconds(10)
         while server.get("/ready").status != 503:
             check(time.time() < end, "still ready")
         equal(server.get("/health").status, 200)
@@ -93,7 +94,7 @@ def second_signal_exits_at_once():
         started = time.time()
         server.signal()
         server.wait_exit(10)
-        check(time.time() - started < 2, "late")
+        check(time.time() - started < seconds(2), "late")
     finally:
         server.kill()
 
@@ -108,7 +109,7 @@ def idle_connections_do_not_hold_the_exit():
             half.sendall(b"GET /hea")
             started = time.time()
             server.stop()
-            check(time.time() - started < 5, "late")
+            check(time.time() - started < seconds(5), "late")
     finally:
         server.kill()
 
@@ -118,7 +119,7 @@ def hangup_reads_the_log_level_again():
     server = Server(env={"PALU_LOG_LEVEL": "info"})
     try:
         server.signal(signal.SIGHUP)
-        end = time.time() + 5
+        end = time.time() + seconds(5)
         while "log level is now info" not in server.log_text():
             check(time.time() < end, server.log_text())
             time.sleep(0.05)

@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 
-from harness import Server, case, check, equal, golden, parse_events, post_bytes, read_all
+from harness import Server, case, check, equal, golden, parse_events, post_bytes, read_all, seconds
 
 CLIENTS = 64
 
@@ -19,7 +19,7 @@ def one_client(server, index, noise, failures):
             "stream": noise.random() < 0.5, "logprobs": noise.choice([None, 2])}
     leaves = noise.random() < 0.4
     try:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=120) as sock:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=seconds(120)) as sock:
             sock.sendall(post_bytes("/v1/completions", body, "Connection: close\r\n"))
             if leaves:
                 time.sleep(noise.random() * 0.5)
@@ -45,7 +45,7 @@ def storm(server, seed):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(seconds(120))
     check(not any(thread.is_alive() for thread in threads), "a client hangs")
     equal(failures, [], "failures")
     server.wait_idle()
@@ -91,7 +91,7 @@ def batching_does_not_change_a_greedy_answer(server):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(seconds(120))
     equal(texts, [alone] * 8)
 
 
@@ -102,13 +102,13 @@ def many_streams_on_few_threads(server):
     def ask(index):
         answers.append(server.post("/v1/completions", {
             "prompt": f"{index}", "max_tokens": 10, "stream": True, "ignore_eos": True},
-            timeout=120))
+            timeout=seconds(120)))
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(100)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(seconds(120))
     equal(len(answers), 100)
     check(all(parse_events(answer.body)[-1] == "[DONE]" for answer in answers), "ends")
     check(not any(b":\n\n" in answer.body for answer in answers), "no stream fell silent")

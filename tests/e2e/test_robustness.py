@@ -5,7 +5,7 @@ import resource
 import socket
 import time
 
-from harness import Server, case, check, check_error, equal, post_bytes, read_all
+from harness import Server, case, check, check_error, equal, post_bytes, read_all, seconds
 from test_disconnect import LONG, wait_running
 
 C = "/v1/completions"
@@ -14,7 +14,7 @@ C = "/v1/completions"
 def serves(server, within=5):
     started = time.time()
     equal(server.completion(prompt="a", max_tokens=1)["usage"]["completion_tokens"], 1)
-    check(time.time() - started < within, "others wait")
+    check(time.time() - started < seconds(within), "others wait")
 
 
 def resident_bytes(server):

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 
-from harness import MODEL, Server, case, check, check_error, equal, post_bytes
+from harness import MODEL, Server, case, check, check_error, equal, post_bytes, seconds
 from test_disconnect import LONG, wait_running
 from test_grpc import connect, fails
 
@@ -20,7 +20,7 @@ def bearer(key):
 
 
 def wait_until(condition, what, timeout=10):
-    end = time.time() + timeout
+    end = time.time() + seconds(timeout)
     while not condition():
         check(time.time() < end, what)
         time.sleep(0.05)
@@ -168,12 +168,12 @@ def a_missing_key_file_stops_the_start(server):
     import subprocess
     found = subprocess.run([server.binary, "--model", MODEL, "--http.port=0",
                             "--security.api_keys_file=/nowhere/keys"], capture_output=True,
-                           text=True, timeout=30, check=False)
+                           text=True, timeout=seconds(30), check=False)
     equal(found.returncode, 2)
     check("security.api_keys_file" in found.stderr and "/nowhere/keys" in found.stderr,
           found.stderr)
     secret = subprocess.run([server.binary, "--model", MODEL, "--print-config",
                              "--security.api_keys=hidden-key"], capture_output=True, text=True,
-                            timeout=30, check=False)
+                            timeout=seconds(30), check=False)
     equal(secret.returncode, 0)
     check("hidden-key" not in secret.stdout + secret.stderr, "the key is printed")

@@ -7,7 +7,7 @@ import sys
 import time
 import urllib.request
 
-from harness import MODEL, ROOT, Server, case, check, equal
+from harness import MODEL, ROOT, Server, case, check, equal, seconds
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "soak"))
 
@@ -33,12 +33,13 @@ def a_full_disk_for_the_log_stops_nothing():
              "--grpc.enabled=false", "--cache.memory=64MiB", "--log.level=debug"],
             stderr=full, stdout=full)
     try:
-        end = time.time() + 60
+        end = time.time() + seconds(60)
         while True:
             check(process.poll() is None, "died")
             check(time.time() < end, "not ready in time")
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready",
+                                            timeout=seconds(5)) as answer:
                     equal(answer.status, 200)
                 break
             except OSError:
@@ -46,10 +47,10 @@ def a_full_disk_for_the_log_stops_nothing():
         body = b'{"prompt": "The sea", "max_tokens": 5}'
         request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", body,
                                          {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=seconds(30)) as answer:
             equal(answer.status, 200)
         process.terminate()
-        equal(process.wait(30), 0, "exit code")
+        equal(process.wait(seconds(30)), 0, "exit code")
     finally:
         process.kill()
         process.wait()

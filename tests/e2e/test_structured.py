@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 
 import harness
-from harness import Skip, case, check, equal
+from harness import Skip, case, check, equal, seconds
 
 WEATHER = {"type": "function", "function": {
     "name": "get_weather", "description": "The weather somewhere", "parameters": {
@@ -41,7 +41,7 @@ def client_of(server):
     except ImportError:
         raise Skip("openai is not installed") from None
     return openai, openai.OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none",
-                                 max_retries=0, timeout=60)
+                                 max_retries=0, timeout=seconds(60))
 
 
 def chat(server, **body):
@@ -150,8 +150,9 @@ def random_schemas_hold(server):
         raise Skip("structured_test is not built")
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "outputs")
-        subprocess.run([binary, "--gtest_filter=SchemaWalk.PiecesOfJson"], check=True, timeout=120,
-                       env={**os.environ, "PALU_RECORD_OUTPUTS": path}, stdout=subprocess.DEVNULL)
+        subprocess.run([binary, "--gtest_filter=SchemaWalk.PiecesOfJson"], check=True,
+                       timeout=seconds(120), stdout=subprocess.DEVNULL,
+                       env={**os.environ, "PALU_RECORD_OUTPUTS": path})
         with open(path, encoding="utf-8") as file:
             walks = [json.loads(line) for line in file]
     check(len(walks) > 300, len(walks))

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import time
 
-from harness import Server, Skip, case, check, equal
+from harness import Server, Skip, case, check, equal, seconds
 from test_grpc import stubs
 
 
@@ -69,8 +69,8 @@ class TlsServer(Server):
 
     def request(self, method, path, body=None, headers=None, timeout=60):
         from harness import Response
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout,
-                                                 context=self.context)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port,
+                                                 timeout=seconds(timeout), context=self.context)
         try:
             connection.request(method, path, body=body, headers=headers or {})
             answer = connection.getresponse()
@@ -87,7 +87,7 @@ def start(authority, client=None, args=()):
 
 
 def serial(server):
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=seconds(10)) as raw:
         with server.context.wrap_socket(raw, server_hostname="localhost") as sock:
             return sock.getpeercert()["serialNumber"]
 
@@ -100,7 +100,8 @@ def grpc_live(server, authority, client=None):
     with grpc.secure_channel(f"localhost:{server.grpc_port}", credentials) as channel:
         try:
             stub = services.InferenceServiceStub(channel)
-            return stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=10).id == "classics-14m"
+            info = stub.GetModelInfo(pb.GetModelInfoRequest(), timeout=seconds(10))
+            return info.id == "classics-14m"
         except grpc.RpcError:
             return False
 
@@ -126,11 +127,11 @@ def both_ports_and_reload():
             check(not data.startswith(b"HTTP/1.1 200"), "no answer in clear")
         check(grpc_live(server, authority), "gRPC over TLS")
         before = serial(server)
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=seconds(10)) as raw:
             with server.context.wrap_socket(raw, server_hostname="localhost") as kept:
                 authority.make("server")
                 server.signal(signal.SIGHUP)
-                end = time.time() + 10
+                end = time.time() + seconds(10)
                 while serial(server) == before:
                     check(time.time() < end, "the new certificate is not used")
                     time.sleep(0.1)
@@ -139,7 +140,7 @@ def both_ports_and_reload():
         with open(authority.path("server.pem"), "w", encoding="ascii") as file:
             file.write("nonsense")
         server.signal(signal.SIGHUP)
-        end = time.time() + 10
+        end = time.time() + seconds(10)
         while "tls.cert_file" not in server.log_text():
             check(time.time() < end, "no error is logged")
             time.sleep(0.1)
@@ -158,11 +159,11 @@ def clients_that_leave():
         for stream in (False, True):
             body = json.dumps({"prompt": "The sea", "max_tokens": 2000, "ignore_eos": True,
                                "stream": stream}).encode()
-            raw = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+            raw = socket.create_connection(("127.0.0.1", server.port), timeout=seconds(10))
             sock = server.context.wrap_socket(raw, server_hostname="localhost")
             sock.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: "
                          b"%d\r\n\r\n" % len(body) + body)
-            end = time.time() + 20
+            end = time.time() + seconds(20)
             while server.metric("vllm:num_requests_running") < 1:
                 check(time.time() < end, "does not run")
             sock.close()
@@ -195,8 +196,8 @@ def client_certificates():
         stranger.load_cert_chain(other.path("stranger.pem"), other.path("stranger.key"))
         for context in (authority.context(), stranger):
             try:
-                connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=10,
-                                                         context=context)
+                connection = http.client.HTTPSConnection("127.0.0.1", server.port,
+                                                         timeout=seconds(10), context=context)
                 connection.request("GET", "/health")
                 status = connection.getresponse().status
             except (OSError, http.client.HTTPException):
@@ -219,7 +220,7 @@ def wrong_files_stop_the_start():
                             ([f"--tls.client_ca_file={authority.path('ca.pem')}"],
                              "tls.client_ca_file")):
         found = subprocess.run([Server.binary, "--model=x", "--http.port=0", "--grpc.port=0",
-                                *arguments], capture_output=True, text=True, timeout=30,
+                                *arguments], capture_output=True, text=True, timeout=seconds(30),
                                check=False)
         equal(found.returncode, 2, found.stderr)
         check(word in found.stderr and found.stderr.count("\n") == 1, found.stderr)

@@ -371,8 +371,11 @@ def main():
     parser.add_argument("--report", help="file for the summary as JSON")
     parser.add_argument("--log", help="file for the samples, one JSON object per line")
     args = parser.parse_args()
-    Server.binary = os.path.abspath(os.path.join(args.build_dir, "server", "palu-server"))
+    harness.use_binary(os.path.join(args.build_dir, "server", "palu-server"))
     summary = run(args.seconds, args.seed, log=args.log)
+    if harness.reports:
+        summary["findings"] += [text for text in [harness.reports.take()] if text]
+        harness.reports.close()
     text = json.dumps(summary, indent=1)
     print(text)
     if args.report:

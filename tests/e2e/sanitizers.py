@@ -8,7 +8,6 @@ import subprocess
 import tempfile
 import threading
 
-SUPPRESSIONS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tsan_suppressions.txt")
 # UndefinedBehaviorSanitizer of GCC writes to stderr whatever log_path says.
 ON_STDERR = re.compile(r": runtime error: |ERROR: \w+Sanitizer|WARNING: ThreadSanitizer")
 MOST_CHARACTERS = 20000
@@ -30,13 +29,11 @@ class Reports:
         self.lock = threading.Lock()
         self.lines = []
         self.taken = {}  # file: bytes that were given out; a running program may write more
-        self.environment = {
-            "ASAN_OPTIONS": "", "LSAN_OPTIONS": "",
-            "TSAN_OPTIONS": f":suppressions={SUPPRESSIONS}"}
-        for name, own in self.environment.items():
+        self.environment = {}
+        for name in ("ASAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS"):
             given = os.environ.get(name)
             self.environment[name] = (f"{given}:" if given else "") + (
-                f"log_path={os.path.join(self.directory, 'report')}{own}")
+                f"log_path={os.path.join(self.directory, 'report')}")
 
     def note(self, line):
         """A line that a program wrote to stderr."""

@@ -31,7 +31,7 @@ struct GenerationSpec {
   SamplingParams sampling;                    // max_tokens is set by the mapper
   int n = 1;
   int priority = 0;
-  std::string tenant;                // whose share it is charged to: the API key, or the request's user
+  std::string tenant;  // whose share it is charged to: the API key, or the request's user
   Pooling pooling = Pooling::kNone;  // if not: no generation, one vector per prompt
   std::shared_ptr<const structured::StructuredSpec> structured;  // null: text of any form
   std::vector<std::string> bad_words;

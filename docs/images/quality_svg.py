@@ -7,7 +7,8 @@ import re
 HERE = os.path.dirname(os.path.abspath(__file__))
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 380, 64, 20, 44, 54
 UNCOMPRESSED = 6144
-KINDS = (("palu", "#b4441c", "Palu (whitening)"), ("none", "#59635e", "no factors, int4"),
+HIGHEST = 38  # a point above it stands at the upper edge, with its number
+KINDS = (("palu", "#b4441c", "Palu (whitening)"), ("none", "#59635e", "no factors"),
          ("ours", "#0b6e4f", "this project"))
 
 
@@ -25,9 +26,10 @@ def rows():
     return out
 
 
-def draw(points):
-    lows = [p for _, p, _ in points] + [33.297]
-    low, high = min(lows) - 0.3, max(lows) + 0.3
+def draw(measured):
+    points = [point for point in measured if point[0] < UNCOMPRESSED]
+    whole = next(p for b, p, _ in measured if b == UNCOMPRESSED)
+    low, high = whole - 0.3, HIGHEST + 0.3
     most = max(b for b, _, _ in points) * 1.08
 
     def x(value):
@@ -50,14 +52,18 @@ def draw(points):
                    'stroke="#e3e3dc"/>'
                    f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">'
                    f'{UNCOMPRESSED // part} = 1/{part}</text>')
-    out.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(33.297):.1f}" y2="{y(33.297):.1f}" '
+    out.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(whole):.1f}" y2="{y(whole):.1f}" '
                'stroke="#1d2320" stroke-dasharray="5 4"/>'
-               f'<text x="{WIDTH - RIGHT}" y="{y(33.297) - 6:.1f}" text-anchor="end">'
-               'uncompressed, 6144 bytes (33.297 on 48 windows)</text>')
+               f'<text x="{WIDTH - RIGHT}" y="{y(whole) + 16:.1f}" text-anchor="end">'
+               f'uncompressed, {UNCOMPRESSED} bytes: {whole:.2f}</text>')
     for size, perplexity, kind in points:
         color = {name: shade for name, shade, _ in KINDS}[kind]
-        out.append(f'<circle cx="{x(size):.1f}" cy="{y(perplexity):.1f}" r="5" fill="{color}">'
+        out.append(f'<circle cx="{x(size):.1f}" cy="{y(min(perplexity, HIGHEST)):.1f}" r="5" '
+                   f'fill="{color}">'
                    f'<title>{size} bytes, perplexity {perplexity}</title></circle>')
+        if perplexity > HIGHEST:
+            out.append(f'<text x="{x(size) + 10:.1f}" y="{y(HIGHEST) + 4:.1f}" fill="{color}">'
+                       f'↑ {perplexity:.1f}</text>')
     for number, (_, color, name) in enumerate(KINDS):
         out.append(f'<circle cx="{LEFT + 8 + 170 * number}" cy="20" r="5" fill="{color}"/>'
                    f'<text x="{LEFT + 18 + 170 * number}" y="24">{name}</text>')

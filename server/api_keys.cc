@@ -134,15 +134,18 @@ Status ApiKeys::Admit(std::string_view authorization, Admission* admission) {
     limit = max_requests_;
   }
   if (limit == 0) return {};
-  std::lock_guard<std::mutex> lock(running_->mutex);
-  int& running = running_->requests[**key];
-  if (running >= limit) {
-    return {StatusCode::kResourceExhausted,
-            "This API key has " + std::to_string(running) +
-                " requests running, as many as it may have at once",
-            ""};
+  {
+    std::lock_guard<std::mutex> lock(running_->mutex);
+    int& running = running_->requests[**key];
+    if (running >= limit) {
+      return {StatusCode::kResourceExhausted,
+              "This API key has " + std::to_string(running) +
+                  " requests running, as many as it may have at once",
+              ""};
+    }
+    ++running;
   }
-  ++running;
+  // Without the lock, which a permit that this one replaces needs.
   admission->permit = std::shared_ptr<void>(nullptr, [shared = running_, digest = **key](void*) {
     std::lock_guard<std::mutex> release(shared->mutex);
     const auto found = shared->requests.find(digest);

@@ -138,6 +138,7 @@ void Engine::Impl::CountStep(const Step& step) {
   metrics_.preemptions_swapped += plan.swaps;
   metrics_.prefix_queries_tokens += plan.prefix_query_tokens;
   metrics_.prefix_hits_tokens += plan.prefix_hit_tokens;
+  metrics_.attended_tokens += static_cast<uint64_t>(plan.attended_tokens);
   metrics_.iteration_tokens.Observe(plan.num_tokens);
   metrics_.batch_tokens.Observe(plan.num_tokens);
   metrics_.batch_sequences.Observe(static_cast<double>(plan.sequences.size()));

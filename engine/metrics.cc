@@ -115,6 +115,7 @@ MetricsSnapshot EngineMetrics::Snapshot() const {
   s.rejected_queue_tokens = rejected_queue_tokens;
   s.prefix_queries_tokens = prefix_queries_tokens;
   s.prefix_hits_tokens = prefix_hits_tokens;
+  s.attended_tokens = attended_tokens;
   s.cancelled_client = cancelled_client;
   s.cancelled_deadline = cancelled_deadline;
   s.cancelled_slow_reader = cancelled_slow_reader;

@@ -55,6 +55,7 @@ struct MetricsSnapshot {
   uint64_t host_stored_blocks = 0, host_loaded_blocks = 0;
   uint64_t cache_dropped_blocks = 0;  // prefix blocks that were lost
   uint64_t prefix_queries_tokens = 0, prefix_hits_tokens = 0;
+  uint64_t attended_tokens = 0;  // cached tokens that steps read, as often as they read them
   uint64_t cancelled_client = 0, cancelled_deadline = 0, cancelled_slow_reader = 0,
            cancelled_shutdown = 0;
   uint64_t rejected_queue_full = 0, rejected_queue_tokens = 0, rejected_too_long = 0,
@@ -86,7 +87,7 @@ class EngineMetrics {
   Counter finished_stop{0}, finished_length{0}, finished_abort{0}, finished_error{0};
   Counter preemptions_swapped{0}, host_stored_blocks{0}, host_loaded_blocks{0},
       cache_dropped_blocks{0};
-  Counter preemptions{0}, prefix_queries_tokens{0}, prefix_hits_tokens{0};
+  Counter preemptions{0}, prefix_queries_tokens{0}, prefix_hits_tokens{0}, attended_tokens{0};
   Counter cancelled_client{0}, cancelled_deadline{0}, cancelled_slow_reader{0},
       cancelled_shutdown{0};
   Counter rejected_queue_tokens{0};

@@ -23,6 +23,7 @@ void Scheduler::Advance(StepPlan* plan) {
   plan->entries.clear();
   plan->draws.clear();
   plan->num_decodes = 0;
+  plan->attended_tokens = 0;
   for (Sequence* sequence : plan->sequences) AdvanceSequence(sequence, plan);
 }
 
@@ -36,6 +37,7 @@ void Scheduler::AdvanceSequence(Sequence* sequence, StepPlan* plan) {
   const auto [first_pooled, end_pooled] = PooledRows(*sequence);
   entry.pooled_rows = end_pooled - first_pooled;
   if (sequence->scheduled == 1) ++plan->num_decodes;
+  plan->attended_tokens += AttendedTokens(*sequence);
   entry.first_draw = static_cast<int>(plan->draws.size());
   sequence->computed += std::exchange(sequence->scheduled, 0);
   // Whoever finds these blocks from now on reads them after the device has written them.

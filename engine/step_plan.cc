@@ -52,7 +52,7 @@ void StepPlan::Clear() {
   entries.clear();
   draws.clear();
   num_tokens = num_decodes = chunk_tokens = preemptions = swaps = newly_started = 0;
-  newly_started_tokens = 0;
+  newly_started_tokens = attended_tokens = 0;
   prefix_query_tokens = prefix_hit_tokens = 0;
 }
 
@@ -63,6 +63,12 @@ void StepEvents::Clear() {
   first_token_seconds.clear();
   inter_token_seconds.clear();
   generated_tokens = 0;
+}
+
+int64_t AttendedTokens(const Sequence& sequence) {
+  constexpr int kQueriesPerRead = 64;
+  const int64_t reads = (sequence.scheduled + kQueriesPerRead - 1) / kQueriesPerRead;
+  return reads * (sequence.computed + sequence.scheduled);
 }
 
 std::pair<int, int> PromptRows(const Sequence& sequence) {

@@ -29,8 +29,9 @@ struct StepPlan {
   std::vector<Entry> entries;          // set by Advance, as sequences
   std::vector<Sequence*> draws;        // of the entries, in the order of their rows
   int num_tokens = 0;
-  int num_decodes = 0;   // sequences with a single token; set by Advance
-  int chunk_tokens = 0;  // how many more may be prompt tokens
+  int num_decodes = 0;          // sequences with a single token; set by Advance
+  int64_t attended_tokens = 0;  // as AttendedTokens, of all; set by Advance
+  int chunk_tokens = 0;         // how many more may be prompt tokens
   int preemptions = 0;
   int swaps = 0;                     // of preemptions: whose blocks went to the host
   int newly_started = 0;             // requests that left the queue for good
@@ -60,6 +61,9 @@ struct StepEvents {
   void Clear();
 };
 
+// Cached tokens that a sequence's step reads: a chunk's tile serves many queries, so that a chunk
+// reads its context about once per 64 queries.
+int64_t AttendedTokens(const Sequence& sequence);
 // The prompt positions [first, second) whose final hidden state is pooled in this step.
 std::pair<int, int> PooledRows(const Sequence& sequence);
 // The prompt positions [first, second) whose next token is scored in this step.

@@ -82,6 +82,9 @@ void AddPaluEngine(const MetricsSnapshot& m, MetricsFamilies* out) {
              static_cast<double>(m.queue_tokens));
   out->Histogram("palu:batch_sequences", "Sequences of a step", m.batch_sequences);
   out->Histogram("palu:batch_tokens", "Tokens of a step", m.batch_tokens);
+  out->Counter("palu:attended_tokens_total",
+               "Cached tokens that steps read, as often as they read them",
+               static_cast<double>(m.attended_tokens));
   const auto labelled = [out](const char* name, const char* help, const char* reason,
                               uint64_t value) {
     out->Counter(name, help, static_cast<double>(value), {{"reason", reason}});

@@ -35,7 +35,7 @@ GAUGES = ["vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cac
 COUNTERS = ["vllm:prompt_tokens_total", "vllm:generation_tokens_total",
             "vllm:request_success_total", "vllm:num_preemptions_total",
             "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total",
-            "palu:http_requests_total", "palu:requests_cancelled_total",
+            "palu:attended_tokens_total", "palu:http_requests_total", "palu:requests_cancelled_total",
             "palu:requests_rejected_total"]
 
 

@@ -69,6 +69,34 @@ TEST(Simulator, AskedTooMuchItRefusesOrPreempts) {
   EXPECT_LT(roomy.seconds, tight.seconds * roomy.served / tight.served);
 }
 
+TEST(Simulator, TheHostTierIsUsedWhereTextsComeAgain) {
+  // A block of 16 tokens takes 16 ms to compute and 4 ms to copy, each way.
+  const StepModel model{.per_token = 1e-3, .per_block_move = 4e-3};
+  EngineLimits limits = Limits(32);
+  limits.num_host_blocks = 256;
+  limits.block_copy_seconds = model.per_block_move;
+  const auto run = [&](int distinct_texts, int host_blocks) {
+    std::vector<TraceRequest> requests;
+    for (int i = 0; i < 600; ++i) requests.push_back({1.0 * i, 200, 2, {i % distinct_texts}});
+    limits.num_host_blocks = host_blocks;
+    return Simulate(Make(requests, 192), Options(), limits, model, {});
+  };
+  const auto mean = [](const SimulationResult& r) {
+    double sum = 0;
+    for (const double value : r.first_token_seconds) sum += value;
+    return sum / static_cast<double>(r.first_token_seconds.size());
+  };
+  // Eight texts of 12 blocks come in turn: too many for the device, few enough for the host.
+  const SimulationResult again = run(8, 256), again_without = run(8, 0);
+  EXPECT_GT(again.host_loaded_blocks, 550u * 10);
+  EXPECT_EQ(again_without.prefix_hit_tokens, 0);
+  EXPECT_LT(mean(again), 0.7 * mean(again_without));
+  // No text comes twice: after a while nothing is stored.
+  const SimulationResult never = run(600, 256), never_without = run(600, 0);
+  EXPECT_LT(never.host_stored_blocks, 600u * 12 / 20);
+  EXPECT_LT(mean(never), 1.05 * mean(never_without));
+}
+
 TEST(Simulator, PercentilesAreOfTheValuesThere) {
   EXPECT_EQ(Percentile({}, 0.5), 0);
   EXPECT_EQ(Percentile({1, 2, 3, 4}, 0.5), 2);

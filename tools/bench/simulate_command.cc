@@ -1,5 +1,6 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -52,6 +53,8 @@ void AddOptions(CLI::App* app, Options* o) {
   app->add_option("--trace", o->trace, "arrivals: Azure's .csv or Mooncake's .jsonl")->required();
   app->add_option("--rates", o->rates, "multiples of the trace's arrival rate")->delimiter(',');
   app->add_option("--tokens", o->scale.tokens, "multiple of the trace's lengths");
+  app->add_option("--max-input", o->scale.max_input, "longer inputs of the trace are cut");
+  app->add_option("--max-output", o->scale.max_output, "longer outputs of the trace are cut");
   app->add_option("--requests", o->scale.max_requests, "only the first so many; 0: all");
   app->add_option("--cache", o->caches,
                   "NAME:BYTES_PER_TOKEN:NANOSECONDS, the time per cached token that a sequence's "
@@ -94,6 +97,11 @@ EngineLimits LimitsOf(const Options& o, const CacheChoice& cache) {
   return limits;
 }
 
+double Mean(const std::vector<double>& values) {
+  const double sum = std::accumulate(values.begin(), values.end(), 0.0);
+  return values.empty() ? 0 : sum / static_cast<double>(values.size());
+}
+
 nlohmann::json ToJson(const CacheChoice& cache, double rate, const EngineLimits& limits,
                       const SimulationResult& r) {
   const auto share = [](double part, double whole) { return whole > 0 ? part / whole : 0.0; };
@@ -109,10 +117,15 @@ nlohmann::json ToJson(const CacheChoice& cache, double rate, const EngineLimits&
           {"goodput_per_second", share(r.within_objectives, r.seconds)},
           {"output_tokens_per_second", share(static_cast<double>(r.output_tokens), r.seconds)},
           {"seconds", r.seconds},
+          {"prompt_tokens", r.prompt_tokens},
+          {"output_tokens", r.output_tokens},
+          {"first_token_mean_s", Mean(r.first_token_seconds)},
           {"first_token_p50_s", Percentile(r.first_token_seconds, 0.5)},
           {"first_token_p99_s", Percentile(r.first_token_seconds, 0.99)},
+          {"inter_token_mean_s", Mean(r.inter_token_seconds)},
           {"inter_token_p50_s", Percentile(r.inter_token_seconds, 0.5)},
           {"inter_token_p99_s", Percentile(r.inter_token_seconds, 0.99)},
+          {"prefix_hit_tokens", r.prefix_hit_tokens},
           {"prefix_hit_rate", share(static_cast<double>(r.prefix_hit_tokens),
                                     static_cast<double>(r.prefix_query_tokens))},
           {"preemptions", r.preemptions},

@@ -27,12 +27,16 @@ int32_t Token(uint64_t text, uint64_t position, int vocab_size) {
 std::vector<int32_t> Prompt(const Trace& trace, size_t index, int vocab_size) {
   const TraceRequest& request = trace.requests[index];
   std::vector<int32_t> prompt(static_cast<size_t>(request.input_tokens));
+  // The last block of an input is its own, as it is in what palu-bench serve sends.
+  const size_t shared =
+      trace.prefix_block_tokens > 0
+          ? std::min<size_t>(request.prefix_ids.size(),
+                             (request.input_tokens - 1) / trace.prefix_block_tokens)
+          : 0;
   for (size_t i = 0; i < prompt.size(); ++i) {
     const size_t block = trace.prefix_block_tokens > 0 ? i / trace.prefix_block_tokens : 0;
-    // Without an id the text is this request's own.
-    const uint64_t text = block < request.prefix_ids.size()
-                              ? static_cast<uint64_t>(request.prefix_ids[block]) << 1
-                              : (index << 1 | 1);
+    const uint64_t text =
+        block < shared ? static_cast<uint64_t>(request.prefix_ids[block]) << 1 : (index << 1 | 1);
     prompt[i] = Token(text, i, vocab_size);
   }
   return prompt;
@@ -94,7 +98,7 @@ class Simulation {
     StepResult out;
     for (const Sequence* sequence : plan_.sequences) {
       seconds += model_.per_sequence + model_.per_token * sequence->scheduled +
-                 model_.per_context_token * Attended(*sequence);
+                 model_.per_context_token * static_cast<double>(AttendedTokens(*sequence));
     }
     for (const BlockMove& move : plan_.block_moves) {
       if (move.kind != BlockMove::Kind::kCopy) seconds += model_.per_block_move;
@@ -112,14 +116,6 @@ class Simulation {
     scheduler_.Commit(At(now_), plan_, std::move(out), &events_);
     for (const StepEvents::Ended& ended : events_.ended) CountServed(*ended.request);
     events_.Clear();
-  }
-
-  // Cached tokens that a sequence's step reads: a chunk's tile serves many queries, so that a chunk
-  // reads its context about once per 64 queries.
-  static double Attended(const Sequence& sequence) {
-    constexpr int kQueriesPerRead = 64;
-    const int reads = (sequence.scheduled + kQueriesPerRead - 1) / kQueriesPerRead;
-    return static_cast<double>(reads) * (sequence.computed + sequence.scheduled);
   }
 
   void Count(double seconds) {

@@ -3,9 +3,14 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 
-from harness import Server, Skip, case, check, equal, seconds
+from harness import ROOT, Server, Skip, case, check, equal, seconds
+
+sys.path.insert(0, os.path.join(ROOT, "tests", "simulation"))
+
+import check as check_simulation  # noqa: E402
 
 
 def bench(server, *args, code=0):
@@ -81,3 +86,19 @@ def wrong_arguments_and_failures_are_told(server):
     check("LOW:HIGH" in bench(server, "--rate", "1", "--ids", "x", code=2), "ids")
     check("every request failed" in bench(server, "--concurrency", "1", "--requests", "2",
                                           "--ids", "1:9", "--model", "other", code=2), "404")
+
+
+@case("bench", own_server=True)
+def what_is_simulated_is_what_happens():
+    """Counts closely, times loosely: the machine may be busy with something else meanwhile."""
+    if not os.path.exists(os.path.join(os.path.dirname(os.path.dirname(Server.binary)), "tools",
+                                       "palu-bench")):
+        raise Skip("palu-bench is not there")
+    result = check_simulation.run([("tight pool", 1024, 0.9)], requests=50)[0]
+    rows = result["rows"]
+    for name in ("served", "prompt tokens", "output tokens"):
+        equal(rows[name][0], rows[name][1], f"{name} of {result}")
+    for name, least, most in (("output tokens/s", 0.67, 1.5), ("prefix hit tokens", 0.8, 1.25),
+                              ("between tokens, mean ms", 0.33, 3)):
+        measured, told = rows[name]
+        check(measured * least <= told <= measured * most, f"{name}: {rows}")

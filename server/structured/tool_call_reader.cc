@@ -66,7 +66,7 @@ bool CallScanner::EndValue(std::vector<ToolEvent>* out) {
   const Value value = std::exchange(value_, Value::kNone);
   if (value == Value::kName) {
     const Json name = Json::parse(text_, nullptr, false);
-    if (!name.is_string()) return false;
+    if (!name.is_string() || name.get_ref<const std::string&>().empty()) return false;
     name_ = name.get<std::string>();
     has_name_ = true;
     return quoted_ || Begin(out);
@@ -159,9 +159,11 @@ bool ToolCallReader::Take(std::string_view text, bool* wait) {
 }
 
 void ToolCallReader::EmitContent(std::string_view text, std::vector<ToolEvent>* out) {
-  // Blanks around calls are layout.
-  const bool blank = std::all_of(text.begin(), text.end(), IsBlank);
-  if (text.empty() || (blank && calls_ > 0 && !content_seen_)) return;
+  // Blanks behind calls are layout.
+  if (calls_ > 0 && !content_seen_) {
+    text.remove_prefix(std::find_if_not(text.begin(), text.end(), IsBlank) - text.begin());
+  }
+  if (text.empty()) return;
   content_seen_ = true;
   if (!out->empty() && out->back().kind == ToolEvent::Kind::kContent) {
     out->back().text += text;

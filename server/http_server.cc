@@ -8,6 +8,8 @@
 #include <boost/asio/redirect_error.hpp>
 #include <boost/asio/strand.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -77,6 +79,11 @@ class HttpServer::Impl {
     if (error) fail(error);
   }
 
+  // A completion handler: the connection lives until its coroutine has ended, whenever that begins.
+  static auto Holding(std::shared_ptr<HttpConnection> connection) {
+    return [held = std::move(connection)](const std::exception_ptr&) {};
+  }
+
   asio::awaitable<void> Accept() {
     while (true) {
       error_code error;
@@ -92,9 +99,9 @@ class HttpServer::Impl {
       const int limit = shared_->config.max_connections;
       if (open <= limit) {
         Remember(connection);
-        asio::co_spawn(connection->executor(), connection->Run(), asio::detached);
+        asio::co_spawn(connection->executor(), connection->Run(), Holding(connection));
       } else if (open <= 2 * limit) {
-        asio::co_spawn(connection->executor(), connection->TurnAway(), asio::detached);
+        asio::co_spawn(connection->executor(), connection->TurnAway(), Holding(connection));
       }
     }
   }

@@ -6,15 +6,16 @@
 #include <unistd.h>
 
 #include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/strand.hpp>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "kernels/check.h"
 #include "server/api_keys.h"
@@ -158,8 +159,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   asio::ip::tcp::socket socket(asio::make_strand(server.context));
   socket.assign(asio::ip::tcp::v4(), ends[0]);
   auto connection = std::make_shared<palu::HttpConnection>(std::move(socket), server.shared);
-  asio::co_spawn(connection->executor(), connection->Run(), asio::detached);
-  connection.reset();
+  const asio::any_io_executor executor = connection->executor();
+  auto run = connection->Run();
+  asio::co_spawn(executor, std::move(run),
+                 [held = std::move(connection)](const std::exception_ptr&) {});
 
   server.context.restart();
   const size_t piece = data[0] < 8 ? size : size_t{data[0]} * data[0] / 16;

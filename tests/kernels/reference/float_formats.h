@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -76,14 +77,22 @@ inline double Fp8Value(uint8_t code) {
   return sign * std::ldexp(1.0 + mantissa / 8.0, exponent - 7);
 }
 
-// The code of the nearest of all values, found by trying them; of two as near the even one.
+// The code of the nearest of all values; of two as near the even one.
 inline uint8_t Fp8Bits(double x) {
+  static const std::array<double, 0x7f> values = [] {
+    std::array<double, 0x7f> ascending;
+    for (int code = 0; code < 0x7f; ++code) {
+      ascending[static_cast<size_t>(code)] = Fp8Value(static_cast<uint8_t>(code));
+    }
+    return ascending;
+  }();
   if (std::isnan(x)) return 0x7f;
-  int best = 0;
-  for (int code = 1; code < 0x7f; ++code) {
-    const double distance = std::fabs(Fp8Value(static_cast<uint8_t>(code)) - std::fabs(x));
-    const double least = std::fabs(Fp8Value(static_cast<uint8_t>(best)) - std::fabs(x));
-    if (distance < least || (distance == least && code % 2 == 0)) best = code;
+  const double magnitude = std::fabs(x);
+  const auto above = std::lower_bound(values.begin(), values.end(), magnitude);
+  auto best = static_cast<int>(std::min(above, values.end() - 1) - values.begin());
+  if (above != values.begin() && above != values.end()) {
+    const double up = *above - magnitude, down = magnitude - *(above - 1);
+    if (down < up || (down == up && best % 2 == 1)) --best;
   }
   return static_cast<uint8_t>(best + (std::signbit(x) ? 128 : 0));
 }

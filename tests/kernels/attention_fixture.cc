@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
 
 #include "tests/kernels/reference/float_formats.h"
 
@@ -12,7 +13,32 @@ constexpr double kNormEps = 1e-5f, kNormOffset = 1.0;
 
 }  // namespace
 
-AttentionProblem::AttentionProblem(const AttentionCase& c, Backend* backend, uint64_t seed)
+AttentionProblem* AttentionProblem::Shared(const AttentionCase& c, const Backend& backend,
+                                           uint64_t seed) {
+  struct Entry {
+    AttentionCase c;
+    DType activations;
+    uint64_t seed;
+    std::unique_ptr<AttentionProblem> problem;
+  };
+  static std::string asking;
+  static std::vector<Entry> entries;
+  const testing::TestInfo& test = *testing::UnitTest::GetInstance()->current_test_info();
+  const std::string full = std::string(test.test_suite_name()) + "." + test.name();
+  const std::string name = full.substr(0, full.rfind('/'));
+  if (name != asking) entries.clear();
+  asking = name;
+  for (const Entry& entry : entries) {
+    if (entry.c == c && entry.activations == backend.activation_dtype() && entry.seed == seed) {
+      return entry.problem.get();
+    }
+  }
+  entries.push_back(
+      {c, backend.activation_dtype(), seed, std::make_unique<AttentionProblem>(c, backend, seed)});
+  return entries.back().problem.get();
+}
+
+AttentionProblem::AttentionProblem(const AttentionCase& c, const Backend& backend, uint64_t seed)
     : case_(c), random_(seed), rotary_(c.rotary_dim < 0 ? c.head_dim : c.rotary_dim) {
   int max_context = 0, blocks_needed = 0;
   cu_seqlens_ = {0};
@@ -42,7 +68,7 @@ AttentionProblem::AttentionProblem(const AttentionCase& c, Backend* backend, uin
     FillPool(c.key, key_, static_cast<int>(s));
     FillPool(c.value, value_, static_cast<int>(s));
   }
-  q_ = AsActivations(*backend, random_.Normal(tokens() * row_width()));
+  q_ = AsActivations(backend, random_.Normal(tokens() * row_width()));
   cos_sin_ = reference::Rounded(DType::kF32, reference::RopeTable(max_context, rotary_, 1e4));
   k_norm_ = reference::Rounded(DType::kBF16, random_.Normal(c.head_dim, 0.3));
 }
@@ -143,8 +169,10 @@ void AttentionProblem::ReferenceHead(int sequence, int q_head, const Rows& keys,
   }
 }
 
-std::vector<double> AttentionProblem::Reference() {
-  std::vector<double> out(tokens() * row_width(), 0.0);
+const std::vector<double>& AttentionProblem::Reference() {
+  if (!reference_.empty()) return reference_;
+  std::vector<double>& out = reference_;
+  out.resize(tokens() * row_width());
   const int queries_per_kv = case_.q_heads / case_.kv_heads;
   for (int s = 0; s < static_cast<int>(case_.sequences.size()); ++s) {
     for (int head = 0; head < case_.kv_heads; ++head) {

@@ -20,11 +20,14 @@ struct ProjectionCase {
   DType up_dtype = DType::kBF16;
 
   bool dense() const { return ranks.empty(); }
+  bool operator==(const ProjectionCase&) const = default;
 };
 
 struct SequenceCase {
   int context = 0;  // tokens in the cache, the queries' own included
   int queries = 0;
+
+  bool operator==(const SequenceCase&) const = default;
 };
 
 struct AttentionCase {
@@ -38,12 +41,17 @@ struct AttentionCase {
   bool biases = false;
   bool k_norm = false;
   bool packed = false;  // keys through Backend::PackUp; their factor is such that it loses nothing
+
+  bool operator==(const AttentionCase&) const = default;
 };
 
 // The data of a case: everything random, the pool poisoned where no token is.
 class AttentionProblem {
  public:
-  AttentionProblem(const AttentionCase& c, Backend* backend, uint64_t seed);
+  AttentionProblem(const AttentionCase& c, const Backend& backend, uint64_t seed);
+  // Kept until a test of another name asks: the backends, on which a test runs in turn, share the
+  // data and the reference, which take longer than what is tested.
+  static AttentionProblem* Shared(const AttentionCase& c, const Backend& backend, uint64_t seed);
 
   int64_t tokens() const { return cu_seqlens_.back(); }
   int64_t row_width() const { return int64_t{case_.q_heads} * case_.head_dim; }
@@ -65,7 +73,7 @@ class AttentionProblem {
   // Values of what RunPieces or Run returned.
   std::vector<double> Values(const Backend& backend, const std::vector<uint8_t>& bytes) const;
 
-  std::vector<double> Reference();
+  const std::vector<double>& Reference();
 
  private:
   std::vector<Piece> AllQueries() const;
@@ -100,6 +108,7 @@ class AttentionProblem {
   std::vector<double> q_, cos_sin_, k_norm_;
   Side key_, value_;
   HostPool pool_{1, 16, 1};
+  std::vector<double> reference_;  // empty until it is asked for
 };
 
 }  // namespace palu

@@ -121,7 +121,7 @@ class LatentAttentionTest : public KernelTest {
     uint64_t seed = 1;
     for (const AttentionCase& c : cases) {
       SCOPED_TRACE(c.name);
-      AttentionProblem problem(c, backend_.get(), seed++);
+      AttentionProblem& problem = *AttentionProblem::Shared(c, *backend_, seed++);
       const std::vector<double> got = problem.Values(*backend_, problem.Run(backend_.get()));
       ExpectClose(got, problem.Reference(), 3 * Tolerance(*backend_));
     }
@@ -144,7 +144,7 @@ class AttentionInvarianceTest : public LatentAttentionTest {
       GTEST_SKIP() << "decode is split by the number of sequences";
     }
     SCOPED_TRACE(c.name);
-    AttentionProblem problem(c, backend_.get(), 77);
+    AttentionProblem& problem = *AttentionProblem::Shared(c, *backend_, 77);
     const std::vector<uint8_t> want = problem.Run(backend_.get());
     for (const int chunk : {1, 3, 16, 50}) {
       EXPECT_EQ(RunChunks(&problem, c, chunk), want) << "chunks of " << chunk;

@@ -10,7 +10,7 @@ class LatentDecodeTest : public KernelTest {
   void Check(const AttentionCase& c) {
     SCOPED_TRACE(testing::Message()
                  << c.name << " " << Name(c.key.format) << " " << Name(c.value.format));
-    AttentionProblem problem(c, backend_.get(), 5);
+    AttentionProblem& problem = *AttentionProblem::Shared(c, *backend_, 5);
     const std::vector<double> got = problem.Values(*backend_, problem.Run(backend_.get()));
     ExpectClose(got, problem.Reference(), 3 * Tolerance(*backend_));
   }
@@ -127,7 +127,7 @@ TEST_P(LatentDecodeTest, AsARecordedStep) {
          {std::vector<SequenceCase>{{1999, 1}}, kLengths}) {
       SCOPED_TRACE(testing::Message() << c.name << " " << sequences.size());
       c.sequences = sequences;
-      AttentionProblem problem(c, backend_.get(), 5);
+      AttentionProblem& problem = *AttentionProblem::Shared(c, *backend_, 5);
       const std::vector<uint8_t> stepped = problem.RunAsSteps(backend_.get(), 4);
       EXPECT_EQ(stepped, problem.Run(backend_.get()));
       ExpectClose(problem.Values(*backend_, stepped), problem.Reference(),

@@ -49,7 +49,7 @@ TEST_P(LatentPrefillTest, MatchesReference) {
   uint64_t seed = 11;
   for (const AttentionCase& c : Cases()) {
     SCOPED_TRACE(c.name);
-    AttentionProblem problem(c, backend_.get(), seed++);
+    AttentionProblem& problem = *AttentionProblem::Shared(c, *backend_, seed++);
     const std::vector<double> got = problem.Values(*backend_, problem.Run(backend_.get()));
     ExpectClose(got, problem.Reference(), 3 * Tolerance(*backend_));
   }

@@ -1,5 +1,5 @@
 // The key side of a tile: rows of the cache to keys as they are attended to, and their scores.
-#include <cstring>
+#include <algorithm>
 
 #include "kernels/cpu/attention_tile.h"
 #include "kernels/cpu/packed_up.h"
@@ -14,14 +14,16 @@ void AttentionWorker::ScoreKeyGroup(int group, int64_t tile_begin, Range tokens)
   const int row_count = rows_per_head();
   for (int h = 0; h < args_.key.heads_per_group; ++h) {
     const int head = group * args_.key.heads_per_group + h;
+    const int64_t row = static_cast<int64_t>(head - unit_ * shape_.unit_heads) * row_count;
     if (args_.key.dense()) {
       kernels_.transpose(staging_ + h * shape_.head_dim, staging_width_, columns,
                          shape_.head_dim_padded, keys_, kTileTokens);
+    } else if (FromCodes()) {
+      if (KeysFromCodes(group, h, columns, row) == Made::kScores) continue;
     } else {
       RebuildKeys(group, h, columns);
       FinishKeys(head, columns);
     }
-    const int64_t row = static_cast<int64_t>(head - unit_ * shape_.unit_heads) * row_count;
     kernels_.gemm({.a = queries_ + row * shape_.head_dim_padded,
                    .lda = shape_.head_dim_padded,
                    .b = keys_,
@@ -43,17 +45,16 @@ void AttentionWorker::LoadKeyLatents(int group, int64_t tile_begin, Range tokens
                        static_cast<int>(RoundUp(segment.rank, kVectorPad)), latents_, kTileTokens);
     return;
   }
-  auto* bytes = reinterpret_cast<uint8_t*>(staging_);
-  const int64_t stride = RoundUp(segment.rank, 4 * kVectorPad);
+  auto* nibbles = reinterpret_cast<uint32_t*>(staging_);
+  const int words = static_cast<int>(RoundUp(segment.rank, 8) / 8);
+  const int64_t stride = RoundUp(words, kVectorPad);
   ForBlocks(segment, tile_begin, tokens,
             [&](int t, int count, const std::byte* codes, const std::byte* scales) {
-              kernels_.unpack_bytes(segment.format, codes, segment.row_bytes, count, segment.rank,
-                                    bytes + t * stride, stride);
+              kernels_.unpack_nibbles(segment.format, codes, segment.row_bytes, count, segment.rank,
+                                      nibbles + t * stride, stride);
               kernels_.widen_scales(scales, count, scales_ + t, scales_ + kTileTokens + t);
             });
-  // Moves words of four codes; that they are seen as floats on the way changes no bit.
-  kernels_.transpose(staging_, stride / 4, columns, static_cast<int>(stride / 4), latents_,
-                     kTileTokens);
+  kernels_.nibbles_to_quads(nibbles, stride, words, columns, reinterpret_cast<uint32_t*>(latents_));
 }
 
 const float* AttentionWorker::KeyBias(int head) {
@@ -64,34 +65,45 @@ const float* AttentionWorker::KeyBias(int head) {
   return vectors_;
 }
 
-void AttentionWorker::RebuildKeys(int group, int head_in_group, int columns) {
-  if (FromCodes()) {
-    RebuildFromCodes(group, head_in_group, columns);
-  } else {
-    RebuildFromFloats(group, head_in_group, columns);
-  }
-}
-
-void AttentionWorker::RebuildFromCodes(int group, int head_in_group, int columns) {
-  const int rank = args_.key.groups[group].rank;
-  const int64_t rows = static_cast<int64_t>(args_.key.heads_per_group) * shape_.head_dim;
-  const int64_t first = static_cast<int64_t>(head_in_group) * shape_.head_dim;
-  const PackedUp up = PackedUp::At(args_.key.packed_up[group].data(), rows, rank);
-  kernels_.rebuild_keys({.factor = up.codes + first * up.stride,
+AttentionWorker::Made AttentionWorker::KeysFromCodes(int group, int head_in_group, int columns,
+                                                     int64_t row) {
+  // Rows of queries up to which scores are cheaper than keys to and from memory.
+  constexpr int kFewRows = 4;
+  const int rank = args_.key.groups[group].rank, head_dim = shape_.head_dim;
+  const int head = group * args_.key.heads_per_group + head_in_group;
+  const int64_t first = static_cast<int64_t>(head_in_group) * head_dim;
+  const PackedUp up = PackedUp::At(args_.key.packed_up[group].data(),
+                                   int64_t{args_.key.heads_per_group} * head_dim, rank);
+  CodeKeysBlock block = {.factor = up.codes + first * up.stride,
                          .factor_stride = up.stride,
                          .row_scales = up.scales + first,
                          .row_sums = up.sums + first,
-                         .bias = KeyBias(group * args_.key.heads_per_group + head_in_group),
+                         .bias = KeyBias(head),
                          .codes = reinterpret_cast<const uint8_t*>(latents_),
                          .token_scales = scales_,
                          .token_zeros = scales_ + kTileTokens,
-                         .rows = shape_.head_dim,
+                         .head_dim = head_dim,
                          .quads = static_cast<int>(up.stride / 4),
                          .columns = columns,
-                         .keys = keys_});
+                         .keys = keys_};
+  if (RotatesInPairs()) {
+    block.cos_sin = cos_sin_;
+    block.rotary_dim = shape_.rotary_dim;
+  }
+  const bool scores = !args_.k_norm.defined() && rows_per_head() <= kFewRows;
+  if (scores) {
+    block.keys = nullptr;
+    block.queries = queries_ + row * shape_.head_dim_padded;
+    block.query_stride = shape_.head_dim_padded;
+    block.query_rows = rows_per_head();
+    block.scores = scores_ + row * kTileTokens;
+  }
+  kernels_.keys_from_codes(block);
+  if (args_.k_norm.defined()) FinishKeys(head, columns);
+  return scores ? Made::kScores : Made::kKeys;
 }
 
-void AttentionWorker::RebuildFromFloats(int group, int head_in_group, int columns) {
+void AttentionWorker::RebuildKeys(int group, int head_in_group, int columns) {
   const Tensor& up = args_.key.up[group];
   const int rank = args_.key.groups[group].rank;
   const int64_t element = static_cast<int64_t>(SizeOf(up.dtype));
@@ -138,15 +150,9 @@ void AttentionWorker::FinishKeys(int head, int columns) {
   kernels_.finish_keys(block);
 }
 
-void AttentionWorker::LoadCosSin(int64_t tile_begin, Range tokens) {
-  const int64_t width = RoundUp(shape_.rotary_dim, kVectorPad);
-  for (int t = tokens.begin; t < tokens.end; ++t) {
-    std::memcpy(staging_ + t * width,
-                args_.cos_sin.ptr<float>() + (tile_begin + t) * args_.cos_sin.stride[0],
-                shape_.rotary_dim * sizeof(float));
-  }
-  kernels_.transpose(staging_, width, static_cast<int>(RoundUp(tokens.end, kVectorPad)),
-                     static_cast<int>(width), cos_sin_, kTileTokens);
+void AttentionWorker::LoadCosSin(int64_t tile_begin) {
+  kernels_.turn_cos_sin(args_.cos_sin.ptr<float>() + tile_begin * args_.cos_sin.stride[0],
+                        rope_offsets_, shape_.rotary_dim / 2, cos_sin_);
 }
 
 }  // namespace palu::cpu

@@ -63,9 +63,13 @@ AttentionSizes SizesFor(const StepLimits& limits) {
 }
 
 AttentionWorker::AttentionWorker(const KernelTable& kernels, const LatentAttentionArgs& args,
-                                 const AttentionShape& shape, const AttentionSizes& sizes,
-                                 float* memory)
-    : kernels_(kernels), args_(args), shape_(shape), staging_width_(sizes.row_width) {
+                                 const AttentionShape& shape, const Scratch& scratch, float* memory)
+    : kernels_(kernels),
+      args_(args),
+      shape_(shape),
+      rope_offsets_(scratch.rope_offsets.data()),
+      staging_width_(scratch.attention.row_width) {
+  const AttentionSizes& sizes = scratch.attention;
   const int64_t width = sizes.row_width, dim = sizes.head_dim, rows = sizes.rows;
   const auto take = [&memory](int64_t floats) { return std::exchange(memory, memory + floats); };
   staging_ = take(kTileTokens * width);
@@ -97,11 +101,16 @@ void AttentionWorker::LoadQueries() {
   const int32_t first_row = args_.cu_seqlens.ptr<int32_t>()[block_->sequence] + block_->first_query;
   float* out = queries_;
   const int first_head = unit_ * shape_.unit_heads * shape_.queries_per_kv;
+  const int half = RotatesInPairs() ? shape_.rotary_dim / 2 : 0;
   for (int h = 0; h < shape_.unit_heads * shape_.queries_per_kv; ++h) {
     for (int i = 0; i < block_->num_queries; ++i) {
       const float* q = args_.q.ptr<float>() + (first_row + i) * args_.q.stride[0] +
                        (first_head + h) * args_.q.stride[1];
-      for (int d = 0; d < shape_.head_dim; ++d) out[d] = q[d] * args_.scale;
+      for (int d = 0; d < half; ++d) {
+        out[2 * d] = q[d] * args_.scale;
+        out[2 * d + 1] = q[half + d] * args_.scale;
+      }
+      for (int d = 2 * half; d < shape_.head_dim; ++d) out[d] = q[d] * args_.scale;
       out += shape_.head_dim_padded;
     }
   }
@@ -126,7 +135,7 @@ void AttentionWorker::Run(int64_t begin, int64_t end, const AttentionState& stat
 }
 
 void AttentionWorker::RunTile(int64_t tile_begin, Range tokens, const AttentionState& state) {
-  if (!args_.key.dense() && shape_.rotary_dim > 0) LoadCosSin(tile_begin, tokens);
+  if (!args_.key.dense() && shape_.rotary_dim > 0) LoadCosSin(tile_begin);
   const int first_head = unit_ * shape_.unit_heads;
   const int key_groups = shape_.unit_heads / args_.key.heads_per_group;
   for (int g = 0; g < key_groups; ++g) {
@@ -224,8 +233,9 @@ void AttentionWorker::AddValueGroup(int group, int64_t tile_begin, Range tokens,
   }
 }
 
-void AttentionWorker::Merge(const AttentionState& part, const AttentionState& total) const {
-  for (int row = 0; row < rows(); ++row) {
+void AttentionWorker::Merge(const AttentionState& part, Range heads,
+                            const AttentionState& total) const {
+  for (int row = heads.begin * block_->num_queries; row < heads.end * block_->num_queries; ++row) {
     if (part.max[row] == kMinusInfinity) continue;
     float* acc = total.acc + static_cast<int64_t>(row) * shape_.row_width;
     const float* other = part.acc + static_cast<int64_t>(row) * shape_.row_width;
@@ -243,10 +253,10 @@ void AttentionWorker::Merge(const AttentionState& part, const AttentionState& to
   }
 }
 
-void AttentionWorker::Finish(const AttentionState& state) const {
+void AttentionWorker::Finish(const AttentionState& state, Range heads) const {
   const int32_t first_row = args_.cu_seqlens.ptr<int32_t>()[block_->sequence] + block_->first_query;
   const int count = block_->num_queries, head_dim = shape_.head_dim;
-  for (int h = 0; h < shape_.unit_heads * shape_.queries_per_kv; ++h) {
+  for (int h = heads.begin; h < heads.end; ++h) {
     const int q_head = unit_ * shape_.unit_heads * shape_.queries_per_kv + h;
     const int kv_head = q_head / shape_.queries_per_kv;
     float* out =

@@ -31,7 +31,9 @@ struct AttentionState {
   float* max = nullptr;  // [rows]
   float* sum = nullptr;  // [rows]
 
-  static int64_t Floats(int64_t rows, int64_t row_width) { return rows * (row_width + 2); }
+  static int64_t Floats(int64_t rows, int64_t row_width) {
+    return RoundUp(rows * (row_width + 2), kVectorPad);
+  }
   static AttentionState At(float* memory, int64_t rows, int64_t row_width);
 };
 
@@ -44,8 +46,12 @@ AttentionSizes SizesFor(const StepLimits& limits);
 // Runs on one thread; lives for one task.
 class AttentionWorker {
  public:
+  struct Range {
+    int begin, end;
+  };
+
   AttentionWorker(const KernelTable& kernels, const LatentAttentionArgs& args,
-                  const AttentionShape& shape, const AttentionSizes& sizes, float* memory);
+                  const AttentionShape& shape, const Scratch& scratch, float* memory);
 
   // Chooses what the calls below are about.
   void Select(const QueryBlock* block, int unit);
@@ -56,23 +62,21 @@ class AttentionWorker {
 
   // state = attention over positions [begin, end).
   void Run(int64_t begin, int64_t end, const AttentionState& state);
-  // total = total and part together.
-  void Merge(const AttentionState& part, const AttentionState& total) const;
-  // Normalizes and writes the output rows; overwrites state.
-  void Finish(const AttentionState& state) const;
+  // Query heads of the unit.
+  Range heads() const { return {0, shape_.unit_heads * shape_.queries_per_kv}; }
+  // total = total and part together, for some heads.
+  void Merge(const AttentionState& part, Range heads, const AttentionState& total) const;
+  // Normalizes and writes the output rows of some heads; overwrites state.
+  void Finish(const AttentionState& state, Range heads) const;
 
  private:
-  struct Range {
-    int begin, end;
-  };
-
   int rows() const { return shape_.UnitRows(block_->num_queries); }
   int rows_per_head() const { return shape_.queries_per_kv * block_->num_queries; }
   // Tokens of the tile that a query sees.
   Range Visible(int query, int64_t tile_begin) const;
   void LoadQueries();
   void RunTile(int64_t tile_begin, Range tokens, const AttentionState& state);
-  void LoadCosSin(int64_t tile_begin, Range tokens);
+  void LoadCosSin(int64_t tile_begin);
   // Tokens of one group as rows of floats.
   void LoadRows(const LatentSegment& segment, int64_t tile_begin, Range tokens, float* out,
                 int64_t ld_out) const;
@@ -102,11 +106,16 @@ class AttentionWorker {
   void LoadKeyLatents(int group, int64_t tile_begin, Range tokens, int columns);
   const float* KeyBias(int head);
   void RebuildKeys(int group, int head_in_group, int columns);
-  void RebuildFromCodes(int group, int head_in_group, int columns);
-  void RebuildFromFloats(int group, int head_in_group, int columns);
   void FinishKeys(int head, int columns);
-  // Whether keys are rebuilt from codes as they are, on integers.
-  bool FromCodes() const { return !args_.key.packed_up.empty(); }
+  enum class Made { kKeys, kScores };
+  // Keys of a head, or the scores of its rows of queries from `row` on.
+  Made KeysFromCodes(int group, int head_in_group, int columns, int64_t row);
+  // Whether keys are made from codes as they are, on integers.
+  bool FromCodes() const { return !args_.key.packed_up.empty() && shape_.head_dim % 2 == 0; }
+  // Whether the two halves of what rotates lie in turns, in keys and in queries.
+  bool RotatesInPairs() const {
+    return FromCodes() && !args_.k_norm.defined() && shape_.rotary_dim > 0;
+  }
   void Softmax(int64_t tile_begin, const AttentionState& state);
   void AddValueGroup(int group, int64_t tile_begin, Range tokens, const AttentionState& state);
 
@@ -122,11 +131,12 @@ class AttentionWorker {
                     // token and row
   float* keys_;     // [head_dim, kTileTokens]: keys of one head, transposed
   float* cos_sin_;  // [rotary_dim, kTileTokens]
-  float* queries_;  // [rows, head_dim], scaled
-  float* scores_;   // [rows, kTileTokens]
-  float* panel_;    // [kPanelRows, row_width]: widened rows of an up matrix
-  float* vectors_;  // [2, head_dim]: bias, norm
-  float* scales_;   // [2, kTileTokens]: scale and zero of a key group's codes
+  const float* rope_offsets_;  // as Scratch
+  float* queries_;             // [rows, head_dim], scaled
+  float* scores_;              // [rows, kTileTokens]
+  float* panel_;               // [kPanelRows, row_width]: widened rows of an up matrix
+  float* vectors_;             // [2, head_dim]: bias, norm
+  float* scales_;              // [2, kTileTokens]: scale and zero of a key group's codes
   int64_t staging_width_;
   AttentionState part_, total_;
 };

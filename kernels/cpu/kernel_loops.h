@@ -10,7 +10,8 @@
 
 #include "kernels/cpu/simd_quads.h"  // after simd_unpack.h, whose loads it uses
 
-#include "kernels/cpu/simd_quant.h"  // after simd_quads.h
+#include "kernels/cpu/simd_code_keys.h"  // after simd_quads.h
+#include "kernels/cpu/simd_quant.h"      // likewise
 
 namespace palu::cpu::PALU_SIMD_NAMESPACE {
 
@@ -22,10 +23,12 @@ static constexpr KernelTable MakeTable(const char* name) {
       .quantize_row = QuantizeRow,
       .gemm = Gemm,
       .finish_keys = FinishKeys,
+      .turn_cos_sin = TurnCosSin,
       .to_f32 = ToF32,
       .unpack = Unpack,
-      .rebuild_keys = RebuildKeys,
-      .unpack_bytes = UnpackCodesToBytes,
+      .keys_from_codes = KeysFromCodes,
+      .unpack_nibbles = UnpackNibbles,
+      .nibbles_to_quads = NibblesToQuads,
       .widen_scales = WidenScales,
       .transpose = Transpose,
       .softmax_tile = SoftmaxTile,
@@ -33,6 +36,7 @@ static constexpr KernelTable MakeTable(const char* name) {
       .rms_norm = RmsNorm,
       .silu_mul = SiluMul,
       .gelu_tanh_mul = GeluTanhMul,
+      .largest = LargestOf,
       .exp_shifted = ExpShifted,
   };
 }

@@ -76,20 +76,29 @@ struct GemmBlock {
 
 // Keys of one head from codes of latents and an up factor in bytes (packed_up.h); columns are
 // tokens. Row r of a token of scale s and zero z: s * row_scales[r] * (factor[r] . codes)
-// + z * row_sums[r] (+ bias[r]).
-struct RebuildBlock {
-  const int8_t* factor = nullptr;  // [rows, 4 quads]
+// + z * row_sums[r] (+ bias[r]). Rotated pairs of rows lie beside each other: row i of the first
+// half of rotary_dim goes to row 2 i, its other half to 2 i + 1, and scores are summed in that
+// order, as gemm would.
+struct CodeKeysBlock {
+  const int8_t* factor = nullptr;  // [head_dim, 4 quads]
   int64_t factor_stride = 0;
-  const float* row_scales = nullptr;    // [rows]
-  const float* row_sums = nullptr;      // [rows]
-  const float* bias = nullptr;          // [rows] or null
+  const float* row_scales = nullptr;    // [head_dim]
+  const float* row_sums = nullptr;      // [head_dim]
+  const float* bias = nullptr;          // [head_dim] or null
   const uint8_t* codes = nullptr;       // [quads, kTileTokens, 4]
   const float* token_scales = nullptr;  // [kTileTokens]
   const float* token_zeros = nullptr;   // [kTileTokens]
-  int rows = 0;
+  int head_dim = 0;                     // even
   int quads = 0;
-  int columns = 0;        // multiple of kQuadLanes
-  float* keys = nullptr;  // [rows, kTileTokens]
+  int columns = 0;                 // multiple of kQuadLanes
+  const float* cos_sin = nullptr;  // [rotary_dim, kTileTokens]: cosines, then sines; or null
+  int rotary_dim = 0;
+  float* keys = nullptr;  // [head_dim, kTileTokens], or null for scores instead
+
+  const float* queries = nullptr;  // [query_rows, head_dim], in the order of keys
+  int64_t query_stride = 0;
+  int query_rows = 0;
+  float* scores = nullptr;  // [query_rows, kTileTokens]
 };
 
 // Turns rebuilt keys of one head into keys as attended to: bias, norm, rotation; columns are
@@ -115,6 +124,9 @@ struct KernelTable {
   void (*quantize_row)(const float* x, int64_t depth, int8_t* codes, float* scales, int32_t* sums);
   void (*gemm)(const GemmBlock& block);
   void (*finish_keys)(const FinishKeysBlock& block);
+  // The table of a tile from that of its first position and of the offsets in it.
+  void (*turn_cos_sin)(const float* first /* [2 half] */, const float* offsets, int half,
+                       float* out);  // offsets and out: [2 half, kTileTokens]
 
   // out[i] = x[i] as f32.
   void (*to_f32)(DType dtype, const void* x, int64_t n, float* out);
@@ -124,10 +136,15 @@ struct KernelTable {
   void (*unpack)(LatentFormat format, const std::byte* codes, int64_t row_bytes,
                  const std::byte* scales, int tokens, int rank, float* out, int64_t ld_out);
 
-  void (*rebuild_keys)(const RebuildBlock& block);
-  // As unpack, but codes as they are, one per byte; writes up to the next multiple of 8.
-  void (*unpack_bytes)(LatentFormat format, const std::byte* codes, int64_t row_bytes, int tokens,
-                       int rank, uint8_t* out, int64_t ld_out);
+  void (*keys_from_codes)(const CodeKeysBlock& block);
+  // Rows of 4-, 3- or 2-bit codes of neighbouring tokens as four bits each, eight to a word.
+  void (*unpack_nibbles)(LatentFormat format, const std::byte* codes, int64_t row_bytes, int tokens,
+                         int rank, uint32_t* out, int64_t ld_out);
+  // Rows of such words (read up to the next multiple of kVectorPad) as quads of codes for
+  // CodeKeysBlock: word w becomes quads 2 w, its even codes, and 2 w + 1, its odd ones; quads are
+  // written up to that multiple. columns is a multiple of kVectorPad.
+  void (*nibbles_to_quads)(const uint32_t* in, int64_t ld_in, int words, int columns,
+                           uint32_t* out /* [quads, kTileTokens] */);
   // The (scale, zero) pairs of neighbouring tokens.
   void (*widen_scales)(const std::byte* scales, int tokens, float* scale, float* zero);
 
@@ -147,6 +164,8 @@ struct KernelTable {
   // out[i] = act(gate[i]) * up[i].
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*gelu_tanh_mul)(const float* gate, const float* up, int64_t n, float* out);
+  // The largest number; NaN counts as -inf.
+  float (*largest)(const float* x, int64_t n);
   // out[i] = e^(x[i] - shift).
   void (*exp_shifted)(const float* x, int64_t n, float shift, float* out);
 };

@@ -108,6 +108,29 @@ class AttentionPlan {
   int64_t split_tasks_ = 0;
 };
 
+// Takes the table of a tile at position 0 out of that of all positions, unless it is there yet.
+// Positions turn evenly, so rows 0 and 1 tell a table from another; row 0's cosines are the factor
+// by which the model scales the whole.
+void PrepareRope(const Tensor& cos_sin, Scratch* scratch) {
+  const int64_t rotary = cos_sin.dim(1), stride = cos_sin.stride[0];
+  const float* table = cos_sin.ptr<float>();
+  const float* second = cos_sin.dim(0) > 1 ? table + stride : table;
+  std::vector<float>& turn = scratch->rope_turn;
+  if (scratch->rope_dim == rotary && std::equal(table, table + rotary, turn.begin()) &&
+      std::equal(second, second + rotary, turn.begin() + rotary)) {
+    return;
+  }
+  std::copy(table, table + rotary, turn.begin());
+  std::copy(second, second + rotary, turn.begin() + rotary);
+  scratch->rope_dim = static_cast<int>(rotary);
+  const int64_t rows = std::min<int64_t>(cos_sin.dim(0), kTileTokens);
+  for (int64_t t = 0; t < rows; ++t) {
+    for (int64_t i = 0; i < rotary; ++i) {
+      scratch->rope_offsets[i * kTileTokens + t] = table[t * stride + i] / table[i % (rotary / 2)];
+    }
+  }
+}
+
 // A whole block and unit on one thread.
 void RunWhole(AttentionWorker* worker, const QueryBlock& block, int unit) {
   worker->Select(&block, unit);
@@ -116,9 +139,9 @@ void RunWhole(AttentionWorker* worker, const QueryBlock& block, int unit) {
   worker->Run(0, stride, total);
   for (int split = 1; split < block.splits; ++split) {
     worker->Run(split * stride, (split + 1) * stride, worker->part());
-    worker->Merge(worker->part(), total);
+    worker->Merge(worker->part(), worker->heads(), total);
   }
-  worker->Finish(total);
+  worker->Finish(total, worker->heads());
 }
 
 }  // namespace
@@ -129,9 +152,10 @@ void CpuBackend::LatentAttention(const LatentAttentionArgs& args) {
   PALU_CHECK(args.q.dim(0) <= scratch_.limits.max_tokens);
   PALU_CHECK(shape.head_dim_padded <= sizes.head_dim && shape.row_width <= sizes.row_width);
   PALU_CHECK(shape.UnitRows(1) <= sizes.rows && shape.rotary_dim <= shape.head_dim);
+  if (!args.key.dense() && shape.rotary_dim > 0) PrepareRope(args.cos_sin, &scratch_);
   const AttentionPlan plan(args, shape, &scratch_);
   const auto worker_of = [&](int thread) {
-    return AttentionWorker(*kernels_, args, shape, sizes,
+    return AttentionWorker(*kernels_, args, shape, scratch_,
                            scratch_.attention_threads.data() + thread * sizes.floats_per_thread);
   };
   if (!plan.split()) {
@@ -152,16 +176,19 @@ void CpuBackend::LatentAttention(const LatentAttentionArgs& args) {
     worker.Select(&block, unit);
     worker.Run(split * stride, (split + 1) * stride, plan.Partial(block, unit, split));
   });
-  pool_.Run(plan.Blocks() * shape.units, [&](int64_t task, int thread) {
-    const QueryBlock& block = plan.block(task / shape.units);
-    const int unit = static_cast<int>(task % shape.units);
+  const int unit_q_heads = shape.unit_heads * shape.queries_per_kv;
+  pool_.Run(plan.Blocks() * shape.units * unit_q_heads, [&](int64_t task, int thread) {
+    const int head = static_cast<int>(task % unit_q_heads);
+    const int64_t block_unit = task / unit_q_heads;
+    const QueryBlock& block = plan.block(block_unit / shape.units);
+    const int unit = static_cast<int>(block_unit % shape.units);
     AttentionWorker worker = worker_of(thread);
     worker.Select(&block, unit);
     const AttentionState total = plan.Partial(block, unit, 0);
     for (int split = 1; split < block.splits; ++split) {
-      worker.Merge(plan.Partial(block, unit, split), total);
+      worker.Merge(plan.Partial(block, unit, split), {head, head + 1}, total);
     }
-    worker.Finish(total);
+    worker.Finish(total, {head, head + 1});
   });
 }
 

@@ -21,7 +21,8 @@ void PackedUp::Fill(const KernelTable& kernels, const Tensor& up) const {
     const float scale = largest / 127.0f;
     int sum = 0;
     for (int64_t i = 0; i < stride; ++i) {
-      const float x = i < rank && scale > 0 ? row[static_cast<size_t>(i)] / scale : 0.0f;
+      const int64_t number = Number(i);
+      const float x = number < rank && scale > 0 ? row[static_cast<size_t>(number)] / scale : 0.0f;
       codes[r * stride + i] = static_cast<int8_t>(std::lrint(std::clamp(x, -127.0f, 127.0f)));
       sum += codes[r * stride + i];
     }

@@ -112,23 +112,32 @@ class RowSampler {
     const int32_t mask_row = Entry<int32_t>(args_.mask_rows, row_, -1);
     if (!args_.mask.defined() || mask_row < 0) return;
     const int32_t* words = args_.mask.ptr<int32_t>() + mask_row * args_.mask.stride[0];
-    for (int64_t t = 0; t < vocabulary_; ++t) {
-      const auto word = static_cast<uint32_t>(words[t / 32]);
-      if (((word >> (t % 32)) & 1u) == 0) logits_[t] = kMinusInfinity;
+    for (int64_t first = 0; first < vocabulary_; first += 32) {
+      const auto word = static_cast<uint32_t>(words[first / 32]);
+      if (word == ~0u) continue;
+      float* logits = logits_ + first;
+      const auto count = std::min<int64_t>(32, vocabulary_ - first);
+      for (int64_t t = 0; t < count; ++t) {
+        logits[t] = ((word >> t) & 1u) == 0 ? kMinusInfinity : logits[t];
+      }
     }
   }
 
   // Lowest index of the largest logit; NaN never wins.
   int32_t Greedy(const float* logits) const {
-    int32_t best = 0;
+    constexpr int64_t kStretch = 512;
+    int64_t best = 0;
     float largest = kMinusInfinity;
-    for (int64_t t = 0; t < vocabulary_; ++t) {
-      if (logits[t] > largest) {
-        largest = logits[t];
-        best = static_cast<int32_t>(t);
+    for (int64_t t = 0; t < vocabulary_; t += kStretch) {
+      const float here = kernels_.largest(logits + t, std::min(kStretch, vocabulary_ - t));
+      if (here > largest) {
+        largest = here;
+        best = t;
       }
     }
-    return best;
+    if (largest == kMinusInfinity) return 0;
+    while (logits[best] != largest) ++best;
+    return static_cast<int32_t>(best);
   }
 
   int32_t Draw(int32_t best, float temperature) {

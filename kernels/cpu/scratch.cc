@@ -12,10 +12,11 @@ namespace {
 // never more than this.
 constexpr int64_t kMaxPartialFloats = int64_t{16} << 20;
 
-template <typename T>
-size_t Take(std::vector<T>* buffer, size_t count) {
-  buffer->assign(count, T{});
-  return count * sizeof(T);
+template <typename Vector>
+size_t Take(Vector* buffer, size_t count) {
+  using Element = typename Vector::value_type;
+  buffer->assign(count, Element{});
+  return count * sizeof(Element);
 }
 
 size_t ReserveMoe(const StepLimits& limits, Scratch* scratch) {
@@ -37,7 +38,9 @@ size_t ReserveAttention(const StepLimits& limits, int threads, Scratch* scratch)
       std::min(kMaxPartialFloats, kTasks * threads * kSplits *
                                       AttentionState::Floats(limits.max_q_heads, sizes.row_width));
   scratch->query_blocks.reserve(limits.max_tokens);
-  return Take(&scratch->attention_threads, sizes.floats_per_thread * threads) +
+  return Take(&scratch->rope_offsets, int64_t{sizes.head_dim} * kTileTokens) +
+         Take(&scratch->rope_turn, int64_t{2} * sizes.head_dim) +
+         Take(&scratch->attention_threads, sizes.floats_per_thread * threads) +
          Take(&scratch->partials, partials) + limits.max_tokens * sizeof(QueryBlock);
 }
 

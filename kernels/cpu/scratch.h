@@ -3,11 +3,27 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <new>
 #include <vector>
 
 #include "kernels/backend.h"
 
 namespace palu::cpu {
+
+// Memory from the start of a cache line on, so that whole vectors do not straddle two.
+template <typename T>
+struct LineAllocator {
+  static constexpr std::align_val_t kLine{64};
+  using value_type = T;
+
+  LineAllocator() = default;
+  template <typename U>
+  explicit LineAllocator(const LineAllocator<U>&) {}
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
+  void deallocate(T* data, size_t) { ::operator delete(data, kLine); }
+  bool operator==(const LineAllocator&) const { return true; }
+};
+using LineFloats = std::vector<float, LineAllocator<float>>;
 
 // A run of queries of one sequence that attention handles together.
 struct QueryBlock {
@@ -51,9 +67,13 @@ struct Scratch {
 
   // latent_attention
   AttentionSizes attention;
-  std::vector<float> attention_threads;  // [threads][floats_per_thread]
-  std::vector<float> partials;
+  LineFloats attention_threads;  // [threads][floats_per_thread]
+  LineFloats partials;
   std::vector<QueryBlock> query_blocks;
+  LineFloats rope_offsets;       // [rotary_dim, kTileTokens]: cosines and sines of a tile's
+                                 // positions from its first one on
+  std::vector<float> rope_turn;  // [2, rope_dim]: rows 0 and 1 of the table they belong to
+  int rope_dim = 0;
 
   // sample, [threads][V] each
   std::vector<float> sample_logits, sample_probabilities;

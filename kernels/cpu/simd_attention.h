@@ -54,6 +54,18 @@ static void FinishKeys(const FinishKeysBlock& block) {
   }
 }
 
+static void TurnCosSin(const float* first, const float* offsets, int half, float* out) {
+  for (int i = 0; i < half; ++i, offsets += kTileTokens, out += kTileTokens) {
+    const Vec c = Set1(first[i]), s = Set1(first[half + i]);
+    const int64_t sine = static_cast<int64_t>(half) * kTileTokens;
+    for (int t = 0; t < kTileTokens; t += kLanes) {
+      const Vec x = Load(offsets + t), y = Load(offsets + sine + t);
+      Store(out + t, Fnma(s, y, Mul(c, x)));
+      Store(out + sine + t, Fma(s, x, Mul(c, y)));
+    }
+  }
+}
+
 static float SoftmaxTile(float* scores, int begin, int end, float* max, float* sum) {
   const float kMinusInfinity = -__builtin_inff();
   for (int i = 0; i < begin; ++i) scores[i] = kMinusInfinity;

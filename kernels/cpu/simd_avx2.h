@@ -37,6 +37,8 @@ static inline Vec Mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 static inline Vec Div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
 static inline Vec Sqrt(Vec a) { return _mm256_sqrt_ps(a); }
 static inline Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+// c - a b.
+static inline Vec Fnma(Vec a, Vec b, Vec c) { return _mm256_fnmadd_ps(a, b, c); }
 static inline Vec Max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
 static inline Vec Min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 static inline Vec ZeroWhereLess(Vec value, Vec a, Vec b) {

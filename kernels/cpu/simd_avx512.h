@@ -39,6 +39,8 @@ static inline Vec Mul(Vec a, Vec b) { return _mm512_mul_ps(a, b); }
 static inline Vec Div(Vec a, Vec b) { return _mm512_div_ps(a, b); }
 static inline Vec Sqrt(Vec a) { return _mm512_sqrt_ps(a); }
 static inline Vec Fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+// c - a b.
+static inline Vec Fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a, b, c); }
 static inline Vec Max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
 static inline Vec Min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 static inline Vec ZeroWhereLess(Vec value, Vec a, Vec b) {

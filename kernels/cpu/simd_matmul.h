@@ -187,6 +187,9 @@ static inline void GemmRows(const GemmBlock& g, int row) {
   for (; col + kGemmVecs * kLanes <= g.n; col += kGemmVecs * kLanes) {
     GemmTile<kRows, kGemmVecs>(g, row, col);
   }
+  if constexpr (kGemmVecs > 2) {
+    for (; col + 2 * kLanes <= g.n; col += 2 * kLanes) GemmTile<kRows, 2>(g, row, col);
+  }
   for (; col < g.n; col += kLanes) GemmTile<kRows, 1>(g, row, col);
 }
 

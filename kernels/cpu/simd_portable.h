@@ -38,6 +38,8 @@ static inline Vec Sqrt(Vec a) {
              __builtin_sqrtf(a[3])};
 }
 static inline Vec Fma(Vec a, Vec b, Vec c) { return a * b + c; }
+// c - a b.
+static inline Vec Fnma(Vec a, Vec b, Vec c) { return c - a * b; }
 static inline Vec Select(IntVec mask, Vec a, Vec b) {
   return (Vec)((mask & (IntVec)a) | (~mask & (IntVec)b));
 }

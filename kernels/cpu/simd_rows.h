@@ -96,4 +96,17 @@ static void ExpShifted(const float* x, int64_t n, float shift, float* out) {
       });
 }
 
+static float LargestOf(const float* x, int64_t n) {
+  Vec all = Set1(-__builtin_inff());
+  float largest = -__builtin_inff();
+  // A comparison with NaN takes the second operand.
+  ForVectors(
+      n, [&](int64_t i) { all = Max(Load(x + i), all); },
+      [&](int64_t i, int64_t left) {
+        for (int64_t j = i; j < i + left; ++j) largest = x[j] > largest ? x[j] : largest;
+      });
+  const float rest = ReduceMax(all);
+  return rest > largest ? rest : largest;
+}
+
 }  // namespace palu::cpu::PALU_SIMD_NAMESPACE

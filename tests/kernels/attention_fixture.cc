@@ -69,7 +69,9 @@ AttentionProblem::AttentionProblem(const AttentionCase& c, const Backend& backen
     FillPool(c.value, value_, static_cast<int>(s));
   }
   q_ = AsActivations(backend, random_.Normal(tokens() * row_width()));
-  cos_sin_ = reference::Rounded(DType::kF32, reference::RopeTable(max_context, rotary_, 1e4));
+  cos_sin_ = reference::RopeTable(max_context, rotary_, 1e4);
+  for (double& x : cos_sin_) x *= c.rope_factor;
+  cos_sin_ = reference::Rounded(DType::kF32, cos_sin_);
   k_norm_ = reference::Rounded(DType::kBF16, random_.Normal(c.head_dim, 0.3));
 }
 

@@ -37,7 +37,8 @@ struct AttentionCase {
   std::vector<SequenceCase> sequences;
   int block_size = 16;
   int window = 0;
-  int rotary_dim = -1;  // -1: head_dim
+  int rotary_dim = -1;       // -1: head_dim
+  double rope_factor = 1.0;  // of the whole table, as some scaled models have it
   bool biases = false;
   bool k_norm = false;
   bool packed = false;  // keys through Backend::PackUp; their factor is such that it loses nothing

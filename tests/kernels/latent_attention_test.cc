@@ -111,6 +111,15 @@ std::vector<AttentionCase> PackedCases() {
     c.biases = c.k_norm = true;
     c.rotary_dim = 16;
     cases.push_back(c);
+    if (Bits(format) > 4) continue;
+    c.name = std::string("Packed_") + Name(format) + "_BiasPartialRotary";
+    c.k_norm = false;
+    c.rotary_dim = 12;
+    c.rope_factor = 1.3;
+    cases.push_back(c);
+    c.name = std::string("Packed_") + Name(format) + "_OddHead";
+    c.head_dim = 15;
+    cases.push_back(c);
   }
   return cases;
 }
@@ -191,6 +200,11 @@ TEST_P(AttentionInvarianceTest, LowRank) {
   CheckChunks(c);
   c.window = 0;
   c.name = "Packed";
+  CheckChunks(c);
+  c.rotary_dim = 12;
+  c.biases = true;
+  c.sequences = {{150, 150}, {330, 10}};
+  c.name = "PackedPartialRotary";
   CheckChunks(c);
 }
 

@@ -27,6 +27,9 @@ TEST_P(SampleTest, GreedyOverALargeVocabulary) {
     const auto best = std::max_element(row.logits.begin(), row.logits.end());
     EXPECT_EQ(RunSample(backend_.get(), {row}).tokens[0], best - row.logits.begin());
   }
+  SampleCase equals{.logits = Logits(&random, 3000)};
+  equals.logits[1700] = equals.logits[1701] = equals.logits[2600] = 100;
+  EXPECT_EQ(RunSample(backend_.get(), {equals}).tokens[0], 1700);
 }
 
 TEST_P(SampleTest, BiasMovesAndBans) {

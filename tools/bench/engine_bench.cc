@@ -86,10 +86,19 @@ DecodeResult EngineBench::Decode(int batch_size, int context_tokens, int steps) 
     StepRunner::PhaseTimes phases;
   };
   std::vector<Sample> samples;
-  for (int step = 0; step < steps * repetitions_; ++step) {
+  for (int step = -1; step < steps * repetitions_; ++step) {
     StepBatch batch;
+    const int position = context_tokens + std::max(step, 0);
     for (int i = 0; i < batch_size; ++i) {
-      Append(i, context_tokens + step, context_tokens + step + 1, BlocksOf(tokens), &batch);
+      Append(i, position, position + 1, BlocksOf(tokens), &batch);
+    }
+    if (step < 0) {
+      const int32_t blocks = batch_size * BlocksOf(tokens);
+      for (int32_t to = 1; to < blocks; ++to) {
+        batch.block_moves.push_back({BlockMove::Kind::kCopy, 0, to});
+      }
+      runner_.Run(batch);
+      continue;
     }
     const auto start = std::chrono::steady_clock::now();
     runner_.Run(batch);

@@ -22,9 +22,9 @@ struct DecodeResult {
   StepRunner::PhaseTimes phases;  // of the median step
 };
 
-// Not thread-safe; borrows the runner. Sequences take blocks from 0 upwards; decode steps read
-// whatever the cache holds there, since neither time nor bytes moved depend on the values (a new
-// pool is zeros).
+// Not thread-safe; borrows the runner. Sequences take blocks from 0 upwards; before decode steps
+// all of theirs are written once, since memory that never was is a single page of zeros on a host,
+// and always in its caches. Time and bytes moved do not depend on the values.
 class EngineBench {
  public:
   EngineBench(ModelRunner* runner, int step_tokens, int repetitions);

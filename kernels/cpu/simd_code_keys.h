@@ -1,0 +1,232 @@
+// Keys straight from codes of latents (packed_up.h): integer products, then scale, zero, bias and
+// rotation while the sums are still in registers, then either the keys or their scores.
+#pragma once
+
+namespace palu::cpu::PALU_SIMD_NAMESPACE {
+
+// Pairs of rows and blocks of tokens whose sums are held in registers.
+#if defined(__AVX512F__)
+inline constexpr int kKeyPairs = 2, kKeyBlocks = 4;
+#elif defined(__AVX2__)
+inline constexpr int kKeyPairs = 2, kKeyBlocks = 1;
+#else
+inline constexpr int kKeyPairs = 1, kKeyBlocks = 1;
+#endif
+
+// Eight 2- or 3-bit codes of a row, i a multiple of 8, as four bits each.
+template <LatentFormat kFormat>
+static inline uint32_t EightNibbles(const std::byte* row, int rank, int i) {
+  uint16_t low;
+  __builtin_memcpy(&low, row + i / 4, 2);
+  uint32_t bits = low;
+  bits = (bits | bits << 8) & 0x00ff00ffu;
+  bits = (bits | bits << 4) & 0x0f0f0f0fu;
+  bits = (bits | bits << 2) & 0x33333333u;
+  if constexpr (kFormat == LatentFormat::kInt3) {
+    uint32_t high = Byte(row + (rank + 7) / 8 * 2 + i / 8);
+    high = (high | high << 12) & 0x000f000fu;
+    high = (high | high << 6) & 0x03030303u;
+    high = (high | high << 3) & 0x11111111u;
+    bits |= high << 2;
+  }
+  return bits;
+}
+
+template <LatentFormat kFormat>
+static inline void NibblesOf(const std::byte* codes, int64_t row_bytes, int tokens, int rank,
+                             uint32_t* out, int64_t ld_out) {
+  static_assert(kFormat >= LatentFormat::kInt4);
+  const int words = (rank + 7) / 8;
+  for (int t = 0; t < tokens; ++t, codes += row_bytes, out += ld_out) {
+    if constexpr (kFormat == LatentFormat::kInt4) {
+      // Words are moved as floats, which changes no bit.
+      const auto* from = reinterpret_cast<const float*>(codes);
+      auto* to = reinterpret_cast<float*>(out);
+      int i = 0;
+      for (; i + kLanes <= words; i += kLanes) Store(to + i, Load(from + i));
+      if (i < words) Store(to + i, LoadPartial(from + i, words - i));
+    } else {
+      for (int i = 0; i < words; ++i) out[i] = EightNibbles<kFormat>(codes, rank, 8 * i);
+    }
+  }
+}
+
+static void UnpackNibbles(LatentFormat format, const std::byte* codes, int64_t row_bytes,
+                          int tokens, int rank, uint32_t* out, int64_t ld_out) {
+  switch (format) {
+    case LatentFormat::kInt4:
+      return NibblesOf<LatentFormat::kInt4>(codes, row_bytes, tokens, rank, out, ld_out);
+    case LatentFormat::kInt3:
+      return NibblesOf<LatentFormat::kInt3>(codes, row_bytes, tokens, rank, out, ld_out);
+    case LatentFormat::kInt2:
+      return NibblesOf<LatentFormat::kInt2>(codes, row_bytes, tokens, rank, out, ld_out);
+    default:
+      return;
+  }
+}
+
+static void NibblesToQuads(const uint32_t* in, int64_t ld_in, int words, int columns,
+                           uint32_t* out) {
+  const int padded = static_cast<int>(RoundUp(words, kVectorPad));
+  Transpose(reinterpret_cast<const float*>(in), ld_in, columns, padded,
+            reinterpret_cast<float*>(out), 2 * kTileTokens);
+  for (int w = 0; w < words; ++w, out += 2 * kTileTokens) {
+    for (int t = 0; t < kTileTokens; ++t) {
+      const uint32_t word = out[t];
+      out[t] = word & 0x0f0f0f0fu;
+      out[kTileTokens + t] = (word >> 4) & 0x0f0f0f0fu;
+    }
+  }
+}
+
+static void WidenScales(const std::byte* scales, int tokens, float* scale, float* zero) {
+  for (int t = 0; t < tokens; ++t, scales += kScaleBytes) {
+    F16 pair[2];
+    __builtin_memcpy(pair, scales, sizeof(pair));
+    scale[t] = Widen1(pair[0]);
+    zero[t] = Widen1(pair[1]);
+  }
+}
+
+// A row of an up factor for some columns: (token scale * row scale) sum + (token zero * row sum)
+// + bias.
+static inline void FinishRow(const CodeKeysBlock& block, int row, int column, const QuadSums& sums,
+                             Vec* key) {
+  const Vec row_scale = Set1(block.row_scales[row]), row_sum = Set1(block.row_sums[row]);
+  const Vec bias = Set1(block.bias == nullptr ? 0.0f : block.bias[row]);
+#pragma GCC unroll 4
+  for (int v = 0; v < kQuadVecs; ++v) {
+    const int c = column + v * kLanes;
+    const Vec scale = Mul(Load(block.token_scales + c), row_scale);
+    const Vec rest = Fma(Load(block.token_zeros + c), row_sum, bias);
+    key[v] = Fma(SumsToF32(sums, v), scale, rest);
+  }
+}
+
+// Rows of the factor that a tile takes: pairs (first + i * step, + gap), at 2 * (first + i) of the
+// order that scores are summed in if they rotate, else where they are.
+template <bool kRotate>
+struct PairRows {
+  int first, gap;
+  int row(int pair, int second) const {
+    return (kRotate ? first + pair : first + 2 * pair) + second * gap;
+  }
+  int place() const { return kRotate ? 2 * first : first; }
+};
+
+template <int kPairs, int kBlocks, bool kRotate>
+static inline void SumPairs(const CodeKeysBlock& block, const PairRows<kRotate>& rows, int column,
+                            QuadSums (*sums)[kBlocks]) {
+  const int8_t* factor[2 * kPairs];
+#pragma GCC unroll 8
+  for (int r = 0; r < 2 * kPairs; ++r) {
+    factor[r] = block.factor + rows.row(r / 2, r % 2) * block.factor_stride;
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b) sums[r][b] = SetSums(0);
+  }
+  const uint8_t* codes = block.codes + column * 4;
+#pragma GCC unroll 2
+  for (int q = 0; q < block.quads; ++q, codes += kTileTokens * 4) {
+    Quads c[kBlocks];
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b) c[b] = LoadQuads(codes + b * kQuadLanes * 4);
+#pragma GCC unroll 8
+    for (int r = 0; r < 2 * kPairs; ++r) {
+      const QuadWord word = SpreadWord(WordAt(factor[r] + 4 * q));
+#pragma GCC unroll 8
+      for (int b = 0; b < kBlocks; ++b) sums[r][b] = DotQuads(sums[r][b], c[b], word);
+    }
+  }
+}
+
+// Scores of the rows of queries go on by this tile's part of their sum.
+template <int kRows, int kVecs>
+static inline void AddScores(const CodeKeysBlock& block, int place, int column,
+                             const Vec (*keys)[kVecs]) {
+  for (int row = 0; row < block.query_rows; ++row) {
+    const float* q = block.queries + row * block.query_stride + place;
+    float* out = block.scores + static_cast<int64_t>(row) * kTileTokens + column;
+    Vec sums[kVecs];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) sums[v] = place == 0 ? Zero() : Load(out + v * kLanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      const Vec x = Set1(q[r]);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) sums[v] = Fma(x, keys[r][v], sums[v]);
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) Store(out + v * kLanes, sums[v]);
+  }
+}
+
+template <int kPairs, int kBlocks, bool kRotate>
+static inline void KeyTile(const CodeKeysBlock& block, int first, int column) {
+  constexpr int kVecs = kBlocks * kQuadVecs;
+  const PairRows<kRotate> rows = {first, kRotate ? block.rotary_dim / 2 : 1};
+  QuadSums sums[2 * kPairs][kBlocks];
+  SumPairs<kPairs, kBlocks, kRotate>(block, rows, column, sums);
+  Vec keys[2 * kPairs][kVecs];
+#pragma GCC unroll 8
+  for (int i = 0; i < kPairs; ++i) {
+#pragma GCC unroll 8
+    for (int b = 0; b < kBlocks; ++b) {
+      const int at = column + b * kQuadLanes;
+      FinishRow(block, rows.row(i, 0), at, sums[2 * i][b], keys[2 * i] + b * kQuadVecs);
+      FinishRow(block, rows.row(i, 1), at, sums[2 * i + 1][b], keys[2 * i + 1] + b * kQuadVecs);
+    }
+    if constexpr (kRotate) {
+      const float* cosines = block.cos_sin + (first + i) * kTileTokens + column;
+      const float* sines = cosines + rows.gap * kTileTokens;
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) {
+        const Vec c = Load(cosines + v * kLanes), s = Load(sines + v * kLanes);
+        const Vec x = keys[2 * i][v], y = keys[2 * i + 1][v];
+        keys[2 * i][v] = Fnma(y, s, Mul(x, c));
+        keys[2 * i + 1][v] = Fma(y, c, Mul(x, s));
+      }
+    }
+  }
+  if (block.keys == nullptr) {
+    AddScores<2 * kPairs, kVecs>(block, rows.place(), column, keys);
+    return;
+  }
+  float* out = block.keys + static_cast<int64_t>(rows.place()) * kTileTokens + column;
+#pragma GCC unroll 8
+  for (int r = 0; r < 2 * kPairs; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) Store(out + r * kTileTokens + v * kLanes, keys[r][v]);
+  }
+}
+
+template <int kPairs, bool kRotate>
+static inline void KeyColumns(const CodeKeysBlock& block, int first) {
+  int column = 0;
+  for (; column + kKeyBlocks * kQuadLanes <= block.columns; column += kKeyBlocks * kQuadLanes) {
+    KeyTile<kPairs, kKeyBlocks, kRotate>(block, first, column);
+  }
+  if constexpr (kKeyBlocks > 1) {
+    for (; column < block.columns; column += kQuadLanes) {
+      KeyTile<kPairs, 1, kRotate>(block, first, column);
+    }
+  }
+}
+
+static void KeysFromCodes(const CodeKeysBlock& block) {
+  constexpr int kPairs = kKeyPairs;
+  const int half = block.cos_sin == nullptr ? 0 : block.rotary_dim / 2;
+  int pair = 0;
+  for (; pair + kPairs <= half; pair += kPairs) KeyColumns<kPairs, true>(block, pair);
+  if constexpr (kPairs > 1) {
+    for (; pair < half; ++pair) KeyColumns<1, true>(block, pair);
+  }
+  int row = 2 * half;
+  for (; row + 2 * kPairs <= block.head_dim; row += 2 * kPairs) {
+    KeyColumns<kPairs, false>(block, row);
+  }
+  if constexpr (kPairs > 1) {
+    for (; row < block.head_dim; row += 2) KeyColumns<1, false>(block, row);
+  }
+}
+
+}  // namespace palu::cpu::PALU_SIMD_NAMESPACE

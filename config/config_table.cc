@@ -238,9 +238,12 @@ std::vector<ConfigKey> ModelKeys() {
              "Which final hidden states make an embedding, unless a request says: their mean, or "
              "that of the last token. auto: what 1_Pooling/config.json of the checkpoint says, "
              "else last."),
-      Choice("model.weights", {"bf16", "int8", "int4"}, PALU_FIELD(model.weights),
-             "Weight matrices in memory. bf16: as stored (f16 and f32 too); int8 and int4: rounded "
-             "at load, in groups of 32 (int4 keeps the output layer at int8). CPU only."),
+      Choice(
+          "model.weights", {"auto", "bf16", "int8", "int4"}, PALU_FIELD(model.weights),
+          "Weight matrices in memory. auto: as the checkpoint has them; bf16: as stored (f16 and "
+          "f32 too); int8 and int4: rounded at load, in groups of 32 (int4 keeps the output "
+          "layer at int8), or read from a checkpoint that palu-compress --weights wrote. int8 "
+          "and int4 on CPUs only."),
       Choice("model.tool_parser", {"auto", "llama3", "hermes", "mistral", "json"},
              PALU_FIELD(model.tool_parser),
              "How the model writes tool calls. auto: as its chat template shows."),
@@ -255,7 +258,14 @@ std::vector<ConfigKey> EngineKeys() {
              "Instruction set of the CPU kernels. auto: the best that the machine has, "
              "in f32; avx512_bf16 rounds activations to bf16."),
       Integer("engine.cpu_threads", 0, 1024, PALU_FIELD(engine.cpu_threads),
-              "Threads of the CPU kernels. 0: all cores."),
+              "Threads of the CPU kernels. 0: all cores, or as many as engine.cpu_affinity names."),
+      Text("engine.cpu_affinity", PALU_FIELD(engine.cpu_affinity),
+           "CPUs that the threads of the CPU kernels are bound to, one each, such as 0-3,8. Empty: "
+           "not bound."),
+      Choice("engine.cpu_numa", {"default", "interleave"}, PALU_FIELD(engine.cpu_numa),
+             "Memory of the CPU kernels on machines with several NUMA nodes. default: on the node "
+             "that writes it first; interleave: spread over all. Weights that are read in place "
+             "lie where the page cache has them."),
       Choice(
           "engine.cuda_activations", {"bf16", "f32"}, PALU_FIELD(engine.cuda_activations),
           "Arithmetic on GPUs. bf16: tensor cores; f32: exact and much slower, for comparisons."),

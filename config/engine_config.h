@@ -13,16 +13,19 @@ struct ModelOptions {
   int max_context_tokens = 0;    // 0: the model's own limit
   std::string chat_template;     // file; empty: the model's own
   std::string pooling = "auto";  // of embeddings: auto (the checkpoint's, else last) | mean | last
-  // Matrices in memory: bf16 (as stored: f16 and f32 too) | int8 | int4, rounded at load.
-  std::string weights = "bf16";
+  // Matrices in memory: auto (as the checkpoint has them) | bf16 (as stored: f16 and f32 too) |
+  // int8 | int4, rounded at load where the checkpoint does not hold codes.
+  std::string weights = "auto";
   // auto (as the chat template shows) | llama3 | hermes | mistral | json
   std::string tool_parser = "auto";
 };
 
 struct EngineOptions {
-  std::string device = "auto";   // auto | cpu | cuda:N
-  std::string cpu_isa = "auto";  // auto | portable | avx2 | avx512 | avx512_vnni | avx512_bf16
-  int cpu_threads = 0;           // 0: all cores
+  std::string device = "auto";       // auto | cpu | cuda:N
+  std::string cpu_isa = "auto";      // auto | portable | avx2 | avx512 | avx512_vnni | avx512_bf16
+  int cpu_threads = 0;               // 0: all cores, or those of cpu_affinity
+  std::string cpu_affinity;          // CPUs, e.g. 0-3,8: one for each thread; empty: not bound
+  std::string cpu_numa = "default";  // default (first touch) | interleave (over all NUMA nodes)
   // bf16 (fast) | f32 (exact: the CPU's results up to the order of sums); on GPUs only.
   std::string cuda_activations = "bf16";
   int max_sequences = 64;         // running at once

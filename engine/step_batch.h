@@ -54,6 +54,8 @@ struct StepResult {
 class StepRunner {
  public:
   virtual ~StepRunner() = default;
+  // Called before the first Run, on the thread that will call it.
+  virtual void EnterThread() {}
   virtual StepResult Run(const StepBatch& batch) = 0;
   // Phase times of the last Run, seconds.
   struct PhaseTimes {

@@ -70,6 +70,7 @@ void StepWorker::Loop() {
 }
 
 StepWorker::Done StepWorker::Run(const StepBatch& batch) {
+  if (!std::exchange(entered_, true)) runner_->EnterThread();
   const double begin = Now();
   Done done;
   done.idle_seconds = last_end_ > 0 ? begin - last_end_ : 0;

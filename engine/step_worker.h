@@ -39,6 +39,7 @@ class StepWorker {
   Done Run(const StepBatch& batch);
 
   StepRunner* const runner_;
+  bool entered_ = false;
   double last_end_ = 0;  // seconds of the clock; 0: no step yet
   std::mutex mutex_;
   std::condition_variable changed_;

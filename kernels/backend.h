@@ -288,6 +288,9 @@ class Backend {
     return Buffer();
   }
 
+  // To be called once by the thread that will run the steps, on that thread.
+  virtual void EnterThread() {}
+
   // Runs fn, which calls ops; a backend that can records it under key and replays it: what fn does
   // may depend on the key and on the contents of device memory only. Key 0: never recorded.
   virtual void RunStep(uint64_t key, const std::function<void()>& fn) = 0;
@@ -319,7 +322,11 @@ struct BackendOptions {
   std::string device = "auto";  // auto | cpu | cuda:N
   // auto | portable | avx2 | avx512 | avx512_vnni | avx512_bf16; for tests and debugging.
   std::string cpu_isa = "auto";
-  int cpu_threads = 0;  // 0: all cores that this process may use
+  int cpu_threads = 0;  // 0: all cores that this process may use, or those of cpu_affinity
+  // CPUs such as "0-3,8": thread i of the CPU backend is bound to the i-th. Empty: not bound.
+  std::string cpu_affinity;
+  // Where the CPU backend's memory lies: default (on the node that first writes it) | interleave.
+  std::string cpu_numa = "default";
   // Activation dtype on CUDA devices: kBF16 (fast) or kF32 (exact).
   DType cuda_activations = DType::kBF16;
 };

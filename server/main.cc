@@ -24,11 +24,13 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kTick = std::chrono::milliseconds(50);
+// While a model loads, which takes a small one little more than that.
+constexpr auto kLoadingTick = std::chrono::milliseconds(2);
 constexpr auto kFilePoll = std::chrono::seconds(2);
 
 // One of the signals that main waits for, or 0 after one tick.
-int NextSignal(const sigset_t& signals) {
-  const timespec timeout{0, std::chrono::nanoseconds(kTick).count()};
+int NextSignal(const sigset_t& signals, std::chrono::nanoseconds tick = kTick) {
+  const timespec timeout{0, tick.count()};
   const int signal = sigtimedwait(&signals, nullptr, &timeout);
   return signal > 0 ? signal : 0;
 }
@@ -92,7 +94,7 @@ int Serve(const CommandLine& line, const std::vector<std::string>& args, const s
       app.Abort();
       return 1;
     }
-    const int signal = NextSignal(signals);
+    const int signal = NextSignal(signals, loaded ? kTick : kLoadingTick);
     if (signal == SIGHUP) {
       manager.Reloading();
       Reload(&app, args);

@@ -46,6 +46,13 @@ uint16_t FloatToBfloat(float number) {
 
 }  // namespace
 
+std::optional<DType> FloatDType(const std::string& name) {
+  if (name == "BF16") return DType::kBF16;
+  if (name == "F16") return DType::kF16;
+  if (name == "F32") return DType::kF32;
+  return std::nullopt;
+}
+
 std::vector<float> ToFloats(std::span<const std::byte> bytes, DType dtype) {
   std::vector<float> numbers(bytes.size() / SizeOf(dtype));
   if (dtype == DType::kF32) {

@@ -2,12 +2,17 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kernels/dtype.h"
 
 namespace palu {
+
+// Of a safetensors dtype; nothing for types that are no floats of these.
+std::optional<DType> FloatDType(const std::string& name);
 
 // bytes hold numbers of dtype f32, bf16 or f16; they need not be aligned.
 std::vector<float> ToFloats(std::span<const std::byte> bytes, DType dtype);

@@ -4,6 +4,7 @@
 #include <bit>
 #include <chrono>
 #include <new>
+#include <optional>
 
 #include "engine/cache/latent_cache.h"
 #include "engine/model/host_floats.h"
@@ -33,10 +34,12 @@ int ContextLimit(const ModelOptions& options, const ModelConfig& config) {
   return options.max_context_tokens > 0 ? options.max_context_tokens : limit;
 }
 
-WeightFormat FormatOfWeights(const ModelOptions& options) {
+// Nothing: as the checkpoint has them.
+std::optional<WeightFormat> FormatOfWeights(const ModelOptions& options) {
   const std::optional<WeightFormat> format = ParseWeightFormat(options.weights);
-  if (format) return *format;
-  throw LoadError("model.weights: found \"" + options.weights + "\", expected bf16, int8 or int4");
+  if (format || options.weights == "auto") return format;
+  throw LoadError("model.weights: found \"" + options.weights +
+                  "\", expected auto, bf16, int8 or int4");
 }
 
 void CheckOptions(const EngineOptions& engine, const CacheOptions& cache) {
@@ -137,6 +140,7 @@ class LoadedModel final : public ModelRunner {
   LoadedModel(const OpenCheckpoint& open, const ModelOptions& model, const EngineOptions& engine,
               const CacheOptions& cache);
 
+  void EnterThread() override { backend_->EnterThread(); }
   StepResult Run(const StepBatch& batch) override;
   PhaseTimes last_times() const override { return times_; }
   const ModelConfig& config() const override { return config_; }
@@ -189,6 +193,8 @@ LoadedModel::LoadedModel(const OpenCheckpoint& open, const ModelOptions& model,
   backend_ = CreateBackend({.device = engine.device,
                             .cpu_isa = engine.cpu_isa,
                             .cpu_threads = engine.cpu_threads,
+                            .cpu_affinity = engine.cpu_affinity,
+                            .cpu_numa = engine.cpu_numa,
                             .cuda_activations = CudaActivations(engine)});
   Checkpoint checkpoint = open(*backend_);
   config_ = std::move(checkpoint.config);

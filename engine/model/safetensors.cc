@@ -173,7 +173,20 @@ Safetensors::Safetensors(std::string path) : path_(std::move(path)) {}
 SafetensorsMap Safetensors::Map(const std::string& path) {
   const auto mapping = std::make_shared<const Mapping>(path);
   mappings_.push_back(mapping);
+  mapped_files_.push_back(mapping->bytes());
   return ParseSafetensors(mapping->bytes(), path, &metadata_);
+}
+
+void Safetensors::Release(std::span<const std::byte> data) const {
+  for (const std::span<const std::byte> file : mapped_files_) {
+    const std::byte* file_end = file.data() + file.size();
+    if (data.data() < file.data() || data.data() + data.size() > file_end) continue;
+    const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    const auto start = reinterpret_cast<uintptr_t>(data.data());
+    const uintptr_t begin = (start + page - 1) / page * page;
+    const uintptr_t end = (start + data.size()) / page * page;
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  }
 }
 
 Safetensors Safetensors::FromMemory(const std::string& path, SafetensorsMap entries,

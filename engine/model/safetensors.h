@@ -53,6 +53,9 @@ class Safetensors {
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   // What to name in messages: the file, or the index of a sharded checkpoint.
   const std::string& path() const { return path_; }
+  // Gives back the memory of whole pages within data that are mapped from a file; they are read
+  // again if they are looked at again. Memory that is no mapping of a file stays as it is.
+  void Release(std::span<const std::byte> data) const;
 
  private:
   class Mapping;
@@ -61,6 +64,7 @@ class Safetensors {
 
   std::string path_;
   std::vector<std::shared_ptr<const void>> mappings_;
+  std::vector<std::span<const std::byte>> mapped_files_;
   SafetensorsMap entries_;
   std::map<std::string, std::string> metadata_;
 };

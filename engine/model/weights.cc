@@ -4,16 +4,15 @@
 #include <optional>
 
 #include "engine/model/host_floats.h"
+#include "engine/model/packed_weights.h"
 #include "engine/status.h"
+#include "kernels/grouped_weight.h"
 
 namespace palu {
 namespace {
 
-std::optional<DType> FloatDType(const std::string& name) {
-  if (name == "BF16") return DType::kBF16;
-  if (name == "F16") return DType::kF16;
-  if (name == "F32") return DType::kF32;
-  return std::nullopt;
+DType PackedDType(WeightFormat format) {
+  return format == WeightFormat::kInt4 ? DType::kInt4Groups : DType::kInt8Groups;
 }
 
 Tensor View(const void* data, DType dtype, const std::vector<int64_t>& shape) {
@@ -27,23 +26,18 @@ Tensor View(const void* data, DType dtype, const std::vector<int64_t>& shape) {
 // Builds a Weights; lives only during Load.
 class WeightsLoader {
  public:
-  WeightsLoader(Weights* weights, const ModelConfig& config, Backend* backend)
-      : weights_(*weights), config_(config), backend_(*backend) {
+  WeightsLoader(Weights* weights, const ModelConfig& config, WeightFormat format, Backend* backend)
+      : weights_(*weights), config_(config), format_(format), backend_(*backend) {
     for (const char* prefix : {"model.", "language_model.model.", "model.language_model."}) {
       if (Has(std::string(prefix) + "embed_tokens.weight")) prefix_ = prefix;
     }
   }
 
-  void LoadAll(const std::vector<LayerSpec>& specs, WeightFormat format) {
+  void LoadAll(const std::vector<LayerSpec>& specs) {
     const int64_t hidden = config_.hidden_size, vocab = config_.vocab_size;
     weights_.embedding = Load(prefix_ + "embed_tokens.weight", {vocab, hidden});
     weights_.final_norm = Load(prefix_ + "norm.weight", {hidden});
-    if (config_.tie_word_embeddings) {
-      weights_.lm_head = weights_.embedding;
-    } else {
-      const std::string nested = "language_model.lm_head.weight";
-      weights_.lm_head = Load(Has(nested) ? nested : "lm_head.weight", {vocab, hidden});
-    }
+    weights_.lm_head = LoadOutput({vocab, hidden});
     for (int i = 0; i < config_.num_layers; ++i) {
       const std::string name = prefix_ + "layers." + std::to_string(i) + ".";
       LayerWeights layer;
@@ -56,26 +50,26 @@ class WeightsLoader {
       }
       weights_.layers.push_back(std::move(layer));
     }
-    if (format != WeightFormat::kStored) Quantize(format);
+    if (format_ != WeightFormat::kStored) Quantize();
   }
 
  private:
   using Shape = std::vector<int64_t>;
 
-  void Quantize(WeightFormat format) {
+  void Quantize() {
     for (LayerWeights& layer : weights_.layers) {
       for (Tensor* matrix : {&layer.q, &layer.key.down, &layer.value.down, &layer.o, &layer.gate,
                              &layer.up, &layer.down}) {
-        Quantize(format, matrix);
+        Quantize(format_, matrix);
       }
       for (std::vector<Tensor>* experts :
            {&layer.expert_gate, &layer.expert_up, &layer.expert_down}) {
-        for (Tensor& matrix : *experts) Quantize(format, &matrix);
+        for (Tensor& matrix : *experts) Quantize(format_, &matrix);
       }
     }
-    // The output layer decides between tokens directly, and a tied one remains as the embedding.
+    // A tied one remains as the embedding.
     const Tensor stored = weights_.lm_head;
-    Quantize(WeightFormat::kInt8, &weights_.lm_head);
+    Quantize(kOutputWeightFormat, &weights_.lm_head);
     if (config_.tie_word_embeddings && IsGrouped(weights_.lm_head.dtype)) {
       weights_.bytes_ += BytesOf(stored);
     }
@@ -85,14 +79,23 @@ class WeightsLoader {
     return matrix.num_elements() * static_cast<int64_t>(SizeOf(matrix.dtype));
   }
 
-  // Replaces a matrix by its rounded form, where there is one for its shape.
+  // Replaces a matrix by its rounded form, where there is one for its shape and the checkpoint does
+  // not hold it already.
   void Quantize(WeightFormat format, Tensor* matrix) {
-    if (!matrix->defined()) return;
+    if (!matrix->defined() || IsGrouped(matrix->dtype)) return;
     Buffer packed = backend_.PackWeight(*matrix, format);
     if (!packed.defined()) return;
-    weights_.bytes_ += static_cast<int64_t>(packed.bytes()) - BytesOf(*matrix);
-    const DType dtype = format == WeightFormat::kInt4 ? DType::kInt4Groups : DType::kInt8Groups;
-    *matrix = packed.View(dtype, {matrix->dim(0), matrix->dim(1)});
+    const int64_t bytes = BytesOf(*matrix);
+    weights_.bytes_ += static_cast<int64_t>(packed.bytes()) - bytes;
+    const void* stored = matrix->data;
+    *matrix = packed.View(PackedDType(format), {matrix->dim(0), matrix->dim(1)});
+    // Read once, to be rounded; a tied embedding's pages come back as they are used.
+    weights_.files_.Release({static_cast<const std::byte*>(stored), static_cast<size_t>(bytes)});
+    // A part of a larger buffer, or a tied embedding, is still in use.
+    std::erase_if(weights_.buffers_, [&](const Buffer& b) {
+      return b.data() == stored && static_cast<int64_t>(b.bytes()) == bytes &&
+             stored != weights_.embedding.data;
+    });
     weights_.buffers_.push_back(std::move(packed));
   }
 
@@ -130,9 +133,42 @@ class WeightsLoader {
       return Upload(FromFloats(ToFloats(entry.data, dtype), stored), stored, shape);
     }
     const bool aligned = reinterpret_cast<uintptr_t>(entry.data.data()) % SizeOf(dtype) == 0;
-    if (!backend_.host_memory() || !aligned) return Upload(entry.data, dtype, shape);
+    if (!backend_.host_memory() || !aligned) {
+      const Tensor copy = Upload(entry.data, dtype, shape);
+      weights_.files_.Release(entry.data);
+      return copy;
+    }
     weights_.bytes_ += static_cast<int64_t>(entry.data.size());
     return View(entry.data.data(), dtype, shape);
+  }
+
+  // A matrix that the file may hold as codes.
+  Tensor LoadMatrix(const std::string& name, const Shape& shape, WeightFormat format) {
+    const SafetensorsEntry* codes = FindPacked(weights_.files_, name, format, shape[0], shape[1]);
+    if (codes == nullptr) return Load(name, shape);
+    const auto address = reinterpret_cast<uintptr_t>(codes->data.data());
+    if (!backend_.host_memory() || address % kWeightAlignment != 0) {
+      return Upload(codes->data, PackedDType(format), shape);
+    }
+    weights_.bytes_ += static_cast<int64_t>(codes->data.size());
+    return View(codes->data.data(), PackedDType(format), shape);
+  }
+
+  Tensor LoadMatrix(const std::string& name, const Shape& shape) {
+    return LoadMatrix(name, shape, format_);
+  }
+
+  Tensor LoadOutput(const Shape& shape) {
+    const std::string plain = "lm_head.weight", nested = "language_model.lm_head.weight";
+    const auto has = [&](const std::string& name) {
+      return Has(name) || Has(PackedName(name, WeightFormat::kInt8)) ||
+             Has(PackedName(name, WeightFormat::kInt4));
+    };
+    const std::string& name = has(nested) ? nested : plain;
+    if (!config_.tie_word_embeddings) return LoadMatrix(name, shape, kOutputWeightFormat);
+    // A tied one is there only as codes.
+    if (Has(name) || !has(name)) return weights_.embedding;
+    return LoadMatrix(name, shape, kOutputWeightFormat);
   }
 
   Tensor Upload(std::span<const std::byte> bytes, DType dtype, const Shape& shape) {
@@ -170,12 +206,12 @@ class WeightsLoader {
       dense_key = fused.Rows(q_rows, kv_rows);
       dense_value = fused.Rows(q_rows + kv_rows, kv_rows);
     } else {
-      layer->q = Load(name + "q_proj.weight", {q_rows, hidden});
+      layer->q = LoadMatrix(name + "q_proj.weight", {q_rows, hidden});
     }
     layer->q_bias = LoadIf(config_.qkv_bias, name + "q_proj.bias", {q_rows});
     layer->q_norm = LoadIf(config_.qk_norm, name + "q_norm.weight", {head_dim});
     layer->k_norm = LoadIf(config_.qk_norm, name + "k_norm.weight", {head_dim});
-    layer->o = Load(name + "o_proj.weight", {hidden, q_rows});
+    layer->o = LoadMatrix(name + "o_proj.weight", {hidden, q_rows});
     layer->o_bias = LoadIf(config_.output_bias, name + "o_proj.bias", {hidden});
     LoadProjection(name + "k_proj.", spec.key, dense_key, &layer->key);
     LoadProjection(name + "v_proj.", spec.value, dense_value, &layer->value);
@@ -187,7 +223,7 @@ class WeightsLoader {
     const int64_t kv_rows = int64_t{config_.num_kv_heads} * config_.head_dim;
     if (spec.dense) {
       projection->down =
-          fused.defined() ? fused : Load(name + "weight", {kv_rows, config_.hidden_size});
+          fused.defined() ? fused : LoadMatrix(name + "weight", {kv_rows, config_.hidden_size});
       projection->bias = LoadIf(config_.qkv_bias, name + "bias", {kv_rows});
       return;
     }
@@ -213,7 +249,7 @@ class WeightsLoader {
     if (spec.hadamard) {
       projection->down = LoadRotatedDown(down_name, down_shape, spec);
     } else {
-      projection->down = Load(down_name, down_shape);
+      projection->down = LoadMatrix(down_name, down_shape);
     }
     for (size_t g = 0; g < spec.ranks.size(); ++g) {
       const std::string up_name = name + "U." + std::to_string(g) + ".weight";
@@ -225,6 +261,12 @@ class WeightsLoader {
 
   // VT ← Q VT, per group of rows.
   Tensor LoadRotatedDown(const std::string& name, const Shape& shape, const ProjectionSpec& spec) {
+    const SafetensorsEntry* codes = FindPacked(weights_.files_, name, format_, shape[0], shape[1]);
+    if (codes != nullptr) {
+      throw LoadError(codes->file + ": tensor \"" + PackedName(name, format_) +
+                      "\": found codes, expected \"" + name +
+                      "\": this projection is to be rotated at load");
+    }
     const SafetensorsEntry& entry = Require(name, shape);
     const DType dtype = *FloatDType(entry.dtype);
     std::vector<float> numbers = ToFloats(entry.data, dtype);
@@ -266,15 +308,15 @@ class WeightsLoader {
 
   void LoadMlp(const std::string& name, LayerWeights* layer) {
     const int64_t hidden = config_.hidden_size, width = config_.intermediate_size;
-    if (config_.fused_gate_up) {
+    if (config_.fused_gate_up && Has(name + "gate_up_proj.weight")) {
       const Tensor fused = Load(name + "gate_up_proj.weight", {2 * width, hidden});
       layer->gate = fused.Rows(0, width);
       layer->up = fused.Rows(width, width);
     } else {
-      layer->gate = Load(name + "gate_proj.weight", {width, hidden});
-      layer->up = Load(name + "up_proj.weight", {width, hidden});
+      layer->gate = LoadMatrix(name + "gate_proj.weight", {width, hidden});
+      layer->up = LoadMatrix(name + "up_proj.weight", {width, hidden});
     }
-    layer->down = Load(name + "down_proj.weight", {hidden, width});
+    layer->down = LoadMatrix(name + "down_proj.weight", {hidden, width});
     layer->gate_bias = LoadIf(config_.mlp_bias, name + "gate_proj.bias", {width});
     layer->up_bias = LoadIf(config_.mlp_bias, name + "up_proj.bias", {width});
     layer->down_bias = LoadIf(config_.mlp_bias, name + "down_proj.bias", {hidden});
@@ -289,7 +331,7 @@ class WeightsLoader {
     for (int e = 0; e < config_.num_experts; ++e) {
       const std::string expert = name + "experts." + std::to_string(e) + ".";
       const auto load = [&](const char* theirs, const char* ours, const Shape& shape) {
-        return Load(expert + (mixtral ? theirs : ours) + ".weight", shape);
+        return LoadMatrix(expert + (mixtral ? theirs : ours) + ".weight", shape);
       };
       layer->expert_gate.push_back(load("w1", "gate_proj", {width, hidden}));
       layer->expert_up.push_back(load("w3", "up_proj", {width, hidden}));
@@ -299,19 +341,27 @@ class WeightsLoader {
 
   Weights& weights_;
   const ModelConfig& config_;
+  const WeightFormat format_;
   Backend& backend_;
   std::string prefix_ = "model.";
 };
 
 std::unique_ptr<Weights> Weights::Load(Safetensors files, const ModelConfig& config,
-                                       const std::vector<LayerSpec>& specs, WeightFormat format,
-                                       Backend* backend) {
-  if (!backend->HasWeightFormat(format)) {
-    throw LoadError(std::string("model.weights: found ") + Name(format) + ", expected bf16 on " +
+                                       const std::vector<LayerSpec>& specs,
+                                       std::optional<WeightFormat> format, Backend* backend) {
+  const WeightFormat held = PackedFormat(files);
+  if (format && held != WeightFormat::kStored && held != *format) {
+    throw LoadError(std::string("model.weights: found ") + Name(*format) + ", expected auto or " +
+                    Name(held) + ", the codes that " + files.path() + " holds");
+  }
+  const WeightFormat wanted = format.value_or(held);
+  if (!backend->HasWeightFormat(wanted)) {
+    throw LoadError(std::string("model.weights: found ") + Name(wanted) +
+                    (format ? "" : " codes in " + files.path()) + ", expected bf16 on " +
                     backend->name() + ", which has no kernels for quantized weights");
   }
   std::unique_ptr<Weights> weights(new Weights(std::move(files)));
-  WeightsLoader(weights.get(), config, backend).LoadAll(specs, format);
+  WeightsLoader(weights.get(), config, wanted, backend).LoadAll(specs);
   return weights;
 }
 

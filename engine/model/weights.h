@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,13 +42,14 @@ struct LayerWeights {
 // buffers on the device. Immutable after Load, thread-safe.
 class Weights {
  public:
-  // specs: one per layer. Throws LoadError naming the tensor that is missing or has the wrong shape
-  // or dtype, or naming model.weights when the backend has no kernels for the format. Matrices
-  // whose inner size is no multiple of kWeightGroup, norms, biases, the embedding and up factors
-  // stay as stored. The backend must outlive the result.
+  // specs: one per layer. format: nothing for the checkpoint's own. Throws LoadError naming the
+  // tensor that is missing or has the wrong shape or dtype, or naming model.weights when the
+  // backend has no kernels for the format or the checkpoint holds codes of another. Matrices whose
+  // inner size is no multiple of kWeightGroup, norms, biases, the embedding and up factors stay as
+  // stored. The backend must outlive the result.
   static std::unique_ptr<Weights> Load(Safetensors files, const ModelConfig& config,
-                                       const std::vector<LayerSpec>& specs, WeightFormat format,
-                                       Backend* backend);
+                                       const std::vector<LayerSpec>& specs,
+                                       std::optional<WeightFormat> format, Backend* backend);
 
   Tensor embedding;   // [V, D]
   Tensor final_norm;  // [D]

@@ -9,7 +9,9 @@
 #include <fstream>
 #include <new>
 #include <stdexcept>
+#include <utility>
 
+#include "kernels/cpu/cpu_set.h"
 #include "kernels/cpu/packed_up.h"
 #include "kernels/cpu/quant_weight.h"
 
@@ -68,10 +70,38 @@ const KernelTable* ChooseKernels(const std::string& isa) {
                            available);
 }
 
+std::vector<int> AffinityOf(const BackendOptions& options) {
+  if (options.cpu_affinity.empty()) return {};
+  try {
+    return UsableCpus(options.cpu_affinity);
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(std::string("cpu_affinity: ") + error.what());
+  }
+}
+
+std::vector<int> NodesOf(const BackendOptions& options) {
+  if (options.cpu_numa == "default") return {};
+  if (options.cpu_numa != "interleave") {
+    throw std::runtime_error("cpu_numa: found \"" + options.cpu_numa +
+                             "\", expected default or interleave");
+  }
+  const std::vector<int> nodes = NumaNodes();
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  void* probe = mmap(nullptr, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (probe == MAP_FAILED) throw std::bad_alloc();
+  const bool allowed = Interleave(probe, page, nodes);
+  munmap(probe, page);
+  if (!allowed) {
+    throw std::runtime_error("cpu_numa: interleave: the system refuses (mbind)");
+  }
+  return nodes;
+}
+
 }  // namespace
 
-CpuBackend::CpuBackend(const KernelTable* kernels, int threads)
-    : kernels_(kernels), pool_(threads) {}
+CpuBackend::CpuBackend(const KernelTable* kernels, int threads, std::vector<int> cpus,
+                       std::vector<int> nodes)
+    : kernels_(kernels), pool_(threads, std::move(cpus)), nodes_(std::move(nodes)) {}
 
 Buffer CpuBackend::Allocate(size_t bytes) {
   const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
@@ -80,6 +110,8 @@ Buffer CpuBackend::Allocate(size_t bytes) {
 #if defined(MADV_HUGEPAGE)
   if (alignment == kHugePage) madvise(data, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
 #endif
+  // Smaller ones share their pages with others.
+  if (alignment == kHugePage && !nodes_.empty()) Interleave(data, bytes, nodes_);
   return Buffer(this, data, bytes);
 }
 
@@ -125,8 +157,8 @@ Buffer CpuBackend::PackUp(const Tensor& up, LatentFormat format) {
 
 Buffer CpuBackend::PackWeight(const Tensor& weight, WeightFormat format) {
   const int64_t cols = weight.dim(0), depth = weight.dim(1);
-  if (format == WeightFormat::kStored || !QuantWeight::Fits(depth)) return Buffer();
-  Buffer packed = Allocate(QuantWeight::Bytes(format, cols, depth));
+  if (format == WeightFormat::kStored || !FitsGroups(depth)) return Buffer();
+  Buffer packed = Allocate(static_cast<size_t>(GroupedWeightBytes(format, cols, depth)));
   QuantWeight::At(packed.data(), format, cols, depth).Fill(*kernels_, &pool_, weight);
   return packed;
 }
@@ -138,8 +170,15 @@ std::unique_ptr<Backend> CreateCpuBackend(const BackendOptions& options) {
     throw std::runtime_error("cpu_threads: " + std::to_string(options.cpu_threads) +
                              " is out of range; expected 0 (all cores) to 1024");
   }
-  const int threads = options.cpu_threads == 0 ? UsableCores() : options.cpu_threads;
-  return std::make_unique<CpuBackend>(kernels, threads);
+  const std::vector<int> cpus = AffinityOf(options);
+  const int cores = cpus.empty() ? UsableCores() : static_cast<int>(cpus.size());
+  const int threads = options.cpu_threads == 0 ? cores : options.cpu_threads;
+  if (!cpus.empty() && threads > cores) {
+    throw std::runtime_error("cpu_threads: found " + std::to_string(threads) +
+                             ", expected at most " + std::to_string(cores) +
+                             ", the CPUs of cpu_affinity");
+  }
+  return std::make_unique<CpuBackend>(kernels, threads, cpus, NodesOf(options));
 }
 
 }  // namespace palu::cpu

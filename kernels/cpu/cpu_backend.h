@@ -18,7 +18,10 @@ namespace palu::cpu {
 // any. Every op runs to completion before it returns.
 class CpuBackend : public Backend {
  public:
-  CpuBackend(const KernelTable* kernels, int threads);
+  // cpus: as of ThreadPool. nodes: NUMA nodes that memory is spread over; empty: left to the
+  // system.
+  CpuBackend(const KernelTable* kernels, int threads, std::vector<int> cpus = {},
+             std::vector<int> nodes = {});
 
   std::string name() const override { return "cpu"; }
   std::string isa() const override { return kernels_->name; }
@@ -39,6 +42,7 @@ class CpuBackend : public Backend {
   bool HasWeightFormat(WeightFormat format) const override { return true; }
   Buffer PackWeight(const Tensor& weight, WeightFormat format) override;
   Buffer PackUp(const Tensor& up, LatentFormat format) override;
+  void EnterThread() override { pool_.EnterThread(); }
   void RunStep(uint64_t key, const std::function<void()>& fn) override { fn(); }
 
   void Embedding(const EmbeddingArgs& args) override;
@@ -58,6 +62,7 @@ class CpuBackend : public Backend {
   void QuantMatmul(const MatmulArgs& args);
   const KernelTable* kernels_;
   ThreadPool pool_;
+  const std::vector<int> nodes_;
   Scratch scratch_;
 };
 

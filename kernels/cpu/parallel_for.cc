@@ -1,10 +1,10 @@
 #include "kernels/cpu/parallel_for.h"
 
-#include <sched.h>
-
 #include <algorithm>
-#include <fstream>
-#include <string>
+#include <utility>
+
+#include "kernels/check.h"
+#include "kernels/cpu/cpu_set.h"
 
 namespace palu::cpu {
 namespace {
@@ -20,29 +20,21 @@ void Pause() {
 #endif
 }
 
-int CgroupCores() {
-  std::ifstream file("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (!(file >> quota >> period) || quota == "max" || period <= 0) return 0;
-  return std::max(1, static_cast<int>(std::stod(quota) / period + 0.5));
-}
-
 }  // namespace
 
-int UsableCores() {
-  int cores = static_cast<int>(std::thread::hardware_concurrency());
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) cores = CPU_COUNT(&set);
-  const int quota = CgroupCores();
-  if (quota > 0) cores = std::min(cores, quota);
-  return std::max(cores, 1);
+ThreadPool::ThreadPool(int threads, std::vector<int> cpus) : cpus_(std::move(cpus)) {
+  PALU_CHECK(cpus_.empty() || static_cast<int>(cpus_.size()) >= threads);
+  workers_.reserve(std::max(threads - 1, 0));
+  for (int i = 1; i < threads; ++i) {
+    workers_.emplace_back([this, i] {
+      if (!cpus_.empty()) BindThread(cpus_[i]);
+      WorkerLoop(i);
+    });
+  }
 }
 
-ThreadPool::ThreadPool(int threads) {
-  workers_.reserve(std::max(threads - 1, 0));
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { WorkerLoop(i); });
+void ThreadPool::EnterThread() const {
+  if (!cpus_.empty()) BindThread(cpus_[0]);
 }
 
 ThreadPool::~ThreadPool() {

@@ -12,18 +12,19 @@
 
 namespace palu::cpu {
 
-// Cores that this process may use: affinity mask and cgroup CPU quota.
-int UsableCores();
-
 // Owned by the CPU backend. One thread at a time calls Run, and not from inside a task. A call does
 // not allocate. Workers wait actively for some microseconds after a loop, then sleep.
 class ThreadPool {
  public:
-  // threads includes the caller of Run: threads - 1 workers are started.
-  explicit ThreadPool(int threads);
+  // threads includes the caller of Run: threads - 1 workers are started. cpus: one for each thread,
+  // the caller's first, or none where threads are not bound.
+  explicit ThreadPool(int threads, std::vector<int> cpus = {});
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
   ~ThreadPool();
+
+  // Binds the calling thread to the caller's CPU.
+  void EnterThread() const;
 
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
@@ -66,6 +67,7 @@ class ThreadPool {
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};
 
+  const std::vector<int> cpus_;
   std::vector<std::thread> workers_;
 };
 

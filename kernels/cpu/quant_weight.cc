@@ -48,15 +48,10 @@ float BestScale(const float* x, float low, float high) {
 
 }  // namespace
 
-size_t QuantWeight::Bytes(WeightFormat format, int64_t cols, int64_t depth) {
-  const QuantWeight w = At(nullptr, format, cols, depth);
-  return static_cast<size_t>(w.Blocks() * (w.BlockBytes() + 2 * w.Groups() * kQuadLanes));
-}
-
 QuantWeight QuantWeight::At(void* memory, WeightFormat format, int64_t cols, int64_t depth) {
   QuantWeight w{format, cols, depth, static_cast<uint8_t*>(memory), nullptr};
   if (memory != nullptr) {
-    w.scales = reinterpret_cast<uint16_t*>(w.codes + w.Blocks() * w.BlockBytes());
+    w.scales = reinterpret_cast<uint16_t*>(w.codes + WeightCodeBytes(format, cols, depth));
   }
   return w;
 }

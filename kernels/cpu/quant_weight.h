@@ -5,32 +5,27 @@
 
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/parallel_for.h"
+#include "kernels/grouped_weight.h"
 #include "kernels/tensor.h"
-#include "kernels/weight_format.h"
 
 namespace palu::cpu {
 
-// A view of one buffer. Columns of the product (rows of the weight) are packed kQuadLanes at a
-// time, so that a block of them streams through memory once:
-//   codes  [blocks, depth / 4, kQuadLanes, 4] bytes, code + 128 (int8), or
-//          [blocks, depth / 8, kQuadLanes, 4] bytes whose low nibbles are code + 8 of one quad and
-//          whose high nibbles those of the next (int4);
-//   scales [blocks, depth / kWeightGroup, kQuadLanes] f16.
-// Columns past the last one are zeros.
+static_assert(kQuadLanes == kWeightLanes);
+
+// A view of one buffer (grouped_weight.h has its layout). Columns of the product are rows of the
+// weight.
 struct QuantWeight {
   WeightFormat format = WeightFormat::kInt8;
   int64_t cols = 0, depth = 0;
   uint8_t* codes = nullptr;
   uint16_t* scales = nullptr;
 
-  int64_t Blocks() const { return (cols + kQuadLanes - 1) / kQuadLanes; }
+  int64_t Blocks() const { return WeightBlocks(cols); }
   int64_t Groups() const { return depth / kWeightGroup; }
   int64_t BlockBytes() const {
     return depth * kQuadLanes / (format == WeightFormat::kInt4 ? 2 : 1);
   }
 
-  static bool Fits(int64_t depth) { return depth % kWeightGroup == 0; }
-  static size_t Bytes(WeightFormat format, int64_t cols, int64_t depth);
   static QuantWeight At(void* memory, WeightFormat format, int64_t cols, int64_t depth);
   // Of a tensor of DType kInt8Groups or kInt4Groups.
   static QuantWeight Of(const Tensor& weight);

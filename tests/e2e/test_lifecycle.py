@@ -1,6 +1,7 @@
 """Start-up block, draining, signals."""
 
 import json
+import os
 import re
 import signal
 import threading
@@ -36,6 +37,42 @@ def startup_block():
                         r"KV pool\s+[\d.]+ MiB = \d+ tokens = [\d.]+ full-length requests",
                         r"KV per token\s+[\d.]+ bytes .* against [\d.]+ uncompressed"):
             check(re.search(pattern, text), f"no {pattern} in {text}")
+        server.stop()
+    finally:
+        server.kill()
+
+
+@case("lifecycle", own_server=True)
+def ready_soon_after_exec():
+    """Takes a few tenths of a second on an idle machine; the bound leaves room for a busy one."""
+    start = time.time()
+    server = Server(args=["--engine.cpu_threads=2"])
+    try:
+        took = time.time() - start
+        check(took < seconds(3), f"ready after {took:.2f} s")
+        server.stop()
+    finally:
+        server.kill()
+
+
+def cpu_seconds(server):
+    """User and system time of the daemon so far."""
+    with open(f"/proc/{server.process.pid}/stat", encoding="utf-8") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@case("lifecycle", own_server=True)
+def idle_server_takes_no_cpu_time():
+    server = Server(args=["--engine.cpu_threads=2"])
+    try:
+        server.completion(prompt="The sea", max_tokens=20, ignore_eos=True)
+        server.wait_idle()
+        time.sleep(0.2)
+        before = cpu_seconds(server)
+        time.sleep(1)
+        used = cpu_seconds(server) - before
+        check(used <= 0.05, f"{used} s of CPU time in a second without requests")
         server.stop()
     finally:
         server.kill()

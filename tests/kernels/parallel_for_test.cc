@@ -1,10 +1,19 @@
 #include "kernels/cpu/parallel_for.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <time.h>
 
+#include <algorithm>
 #include <chrono>
+#include <fstream>
+#include <memory>
+#include <string>
 #include <thread>
 #include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/cpu_set.h"
 
 namespace palu::cpu {
 namespace {
@@ -56,6 +65,123 @@ TEST(ThreadPoolTest, WakesAfterSleeping) {
 TEST(ThreadPoolTest, StopsWithoutEverRunning) { ThreadPool pool(5); }
 
 TEST(ThreadPoolTest, UsableCoresIsPositive) { EXPECT_GE(UsableCores(), 1); }
+
+std::vector<int> AllowedCpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  EXPECT_EQ(sched_getaffinity(0, sizeof(set), &set), 0);
+  std::vector<int> cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  }
+  return cpus;
+}
+
+// Each thread may run on its own CPU only, in the order of the list; whoever else calls Run keeps
+// what it may use.
+TEST(ThreadPoolTest, BindsEachThreadToItsCpu) {
+  std::vector<int> cpus = AllowedCpus();
+  std::reverse(cpus.begin(), cpus.end());
+  const auto threads = static_cast<int>(std::min<size_t>(cpus.size(), 4));
+  std::thread([&] {
+    ThreadPool pool(threads, cpus);
+    EXPECT_EQ(AllowedCpus().size(), cpus.size());
+    pool.EnterThread();
+    std::vector<std::vector<int>> seen(static_cast<size_t>(threads));
+    for (int repeat = 0; repeat < 50; ++repeat) {
+      pool.Run(4 * threads, [&](int64_t, int thread) {
+        seen[static_cast<size_t>(thread)] = AllowedCpus();
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+      });
+    }
+    for (int i = 0; i < threads; ++i) {
+      EXPECT_EQ(seen[static_cast<size_t>(i)], std::vector<int>{cpus[static_cast<size_t>(i)]});
+    }
+  }).join();
+  EXPECT_EQ(AllowedCpus().size(), cpus.size());
+}
+
+// Workers that find nothing to do sleep: a pool costs next to no CPU time between steps.
+TEST(ThreadPoolTest, IdleWorkersSleep) {
+  ThreadPool pool(4);
+  std::vector<int> runs(100, 0);
+  pool.Run(100, [&](int64_t task, int) { ++runs[task]; });
+  const auto cpu_ms = [] {
+    timespec time{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_nsec) * 1e-6;
+  };
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  const double before = cpu_ms();
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_LT(cpu_ms() - before, 10.0);
+}
+
+TEST(CpuSet, Lists) {
+  EXPECT_EQ(ParseCpuList("0"), std::vector<int>{0});
+  EXPECT_EQ(ParseCpuList("3,0-2,8"), (std::vector<int>{3, 0, 1, 2, 8}));
+  EXPECT_EQ(ParseCpuList("7-7"), std::vector<int>{7});
+  for (const char* bad : {"", ",", "1,", "2-1", "-1", "a", "1-", "1;2", "0x1", "0-99999"}) {
+    EXPECT_THROW(ParseCpuList(bad), std::runtime_error) << bad;
+  }
+  EXPECT_THROW(ParseCpuList("0-3,2"), std::runtime_error);
+}
+
+std::string BackendError(const BackendOptions& options) {
+  try {
+    CreateBackend(options);
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(CpuSet, OptionsThatCannotBeMetAreNamed) {
+  BackendOptions options;
+  options.device = "cpu";
+  options.cpu_affinity = "1023";
+  EXPECT_NE(BackendError(options).find("cpu_affinity: found CPU 1023, expected some of those"),
+            std::string::npos);
+  options.cpu_affinity = std::to_string(AllowedCpus().front());
+  EXPECT_EQ(BackendError(options), "no error");
+  options.cpu_threads = 2;
+  EXPECT_EQ(BackendError(options),
+            "cpu_threads: found 2, expected at most 1, the CPUs of cpu_affinity");
+  options = {};
+  options.device = "cpu";
+  options.cpu_numa = "local";
+  EXPECT_EQ(BackendError(options), "cpu_numa: found \"local\", expected default or interleave");
+}
+
+// Memory that is spread over the nodes is memory like any other.
+TEST(CpuSet, InterleavedMemory) {
+  BackendOptions options;
+  options.device = "cpu";
+  options.cpu_numa = "interleave";
+  std::unique_ptr<Backend> backend;
+  try {
+    backend = CreateBackend(options);
+  } catch (const std::runtime_error& error) {
+    GTEST_SKIP() << error.what();
+  }
+  constexpr size_t kBytes = size_t{5} << 20;
+  const Buffer buffer = backend->Allocate(kBytes);
+  auto* bytes = static_cast<unsigned char*>(buffer.data());
+  for (size_t i = 0; i < kBytes; i += 4096) bytes[i] = static_cast<unsigned char>(i >> 12);
+  for (size_t i = 0; i < kBytes; i += 4096) {
+    ASSERT_EQ(bytes[i], static_cast<unsigned char>(i >> 12));
+  }
+  // What the kernel says of the policy of this piece of memory.
+  std::ifstream maps("/proc/self/numa_maps");
+  if (!maps) GTEST_SKIP() << "no numa_maps";
+  bool found = false;
+  for (std::string line; std::getline(maps, line);) {
+    const uintptr_t start = std::stoull(line, nullptr, 16);
+    const auto address = reinterpret_cast<uintptr_t>(bytes);
+    if (start == address) found = line.find(" interleave") != std::string::npos;
+  }
+  EXPECT_TRUE(found);
+}
 
 }  // namespace
 }  // namespace palu::cpu

@@ -87,7 +87,7 @@ TEST(Classics, UnknownWeightFormatIsNamed) {
     LossByWeights("int5");
     FAIL();
   } catch (const LoadError& error) {
-    EXPECT_STREQ(error.what(), "model.weights: found \"int5\", expected bf16, int8 or int4");
+    EXPECT_STREQ(error.what(), "model.weights: found \"int5\", expected auto, bf16, int8 or int4");
   }
 }
 
@@ -97,7 +97,7 @@ TEST_P(ClassicsIsa, Golden) {
   HarnessOptions options{.max_context = 1024};
   options.isa = GetParam();
   try {
-    CreateBackend({.device = "cpu", .cpu_isa = options.isa});
+    CreateBackend({.device = "cpu", .cpu_isa = options.isa, .cpu_affinity = {}});
   } catch (const std::runtime_error& error) {
     GTEST_SKIP() << error.what();
   }

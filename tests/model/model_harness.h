@@ -17,7 +17,7 @@ struct HarnessOptions {
   std::string isa = "auto";
   std::string device = "cpu";
   std::string cuda_activations = "bf16";
-  std::string weights = "bf16";
+  std::string weights = "auto";
   int max_context = 0;  // 0: the model's
   int sequences = 2;
   int step_tokens = 512;

@@ -146,8 +146,7 @@ TEST_F(CompressTest, SimulatedCacheAgreesWithThePagedOne) {
   plan[3].key.heads_per_group = 1;
   plan[3].key.ranks = {64, 64, 64, 64};
   fs::create_directories(Path("mixed"));
-  WriteCheckpoint(Model(), model.files(), model.config(), factors, plan, CheckpointLayout::kOurs,
-                  {}, Path("mixed"));
+  WriteCheckpoint(Model(), model.files(), model.config(), factors, plan, {}, {}, Path("mixed"));
   PlanEvaluator evaluator(&model, &factors, &windows, 0);
   const double plain = evaluator.UncompressedLoss(), simulated = evaluator.Loss(plan).loss;
   EXPECT_NEAR(std::log(Perplexity(Model())), plain, 2e-3);

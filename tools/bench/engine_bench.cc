@@ -104,10 +104,13 @@ DecodeResult EngineBench::Decode(int batch_size, int context_tokens, int steps) 
     runner_.Run(batch);
     samples.push_back({SecondsSince(start), runner_.last_times()});
   }
+  double total = 0;
+  for (const Sample& sample : samples) total += sample.seconds;
   std::sort(samples.begin(), samples.end(),
             [](const Sample& a, const Sample& b) { return a.seconds < b.seconds; });
   const Sample& median = samples[samples.size() / 2];
-  return {batch_size, context_tokens, median.seconds, median.phases};
+  return {batch_size, context_tokens, median.seconds, total / static_cast<double>(samples.size()),
+          median.phases};
 }
 
 }  // namespace palu::bench

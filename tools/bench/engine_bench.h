@@ -19,6 +19,7 @@ struct DecodeResult {
   int batch = 0;
   int context_tokens = 0;         // at the first step
   double seconds = 0;             // median of one step
+  double mean_seconds = 0;        // what other engines' benchmarks report
   StepRunner::PhaseTimes phases;  // of the median step
 };
 

@@ -54,7 +54,8 @@ nlohmann::json Measure(const Options& options) {
                                {"step_ms", result.seconds * 1e3},
                                {"forward_ms", result.phases.forward * 1e3},
                                {"sample_ms", result.phases.sample * 1e3},
-                               {"tokens_per_s", batch / result.seconds}});
+                               {"tokens_per_s", batch / result.seconds},
+                               {"mean_tokens_per_s", batch / result.mean_seconds}});
     }
   }
   return out;

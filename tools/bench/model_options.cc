@@ -21,9 +21,11 @@ void AddModelOptions(CLI::App* app, ModelSource* source) {
   app->add_option("--cpu-isa", source->engine.cpu_isa,
                   "auto | portable | avx2 | avx512 | avx512_vnni | avx512_bf16");
   app->add_option("--threads", source->engine.cpu_threads, "0: all cores");
+  app->add_option("--affinity", source->engine.cpu_affinity, "CPUs of the threads, e.g. 0-3,8");
+  app->add_option("--numa", source->engine.cpu_numa, "default | interleave");
   app->add_option("--cuda-activations", source->engine.cuda_activations, "bf16 | f32");
   app->add_option("--step-tokens", source->engine.step_tokens, "largest prefill chunk");
-  app->add_option("--weights", source->model.weights, "bf16 | int8 | int4");
+  app->add_option("--weights", source->model.weights, "auto | bf16 | int8 | int4");
   app->add_option("--kv", source->cache.format, "cache format of layers left open");
   app->add_option("--rotation", source->cache.rotation, "auto | none | hadamard");
   app->add_option("--cache-bytes", source->cache.memory_bytes, "bytes of the KV pool");

@@ -2,61 +2,40 @@
 
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <map>
 #include <set>
 
 #include "engine/model/json_file.h"
 #include "engine/model/palu_config.h"
-#include "engine/model/safetensors_writer.h"
 #include "tools/compress/checkpoint_model.h"
+#include "tools/compress/checkpoint_outputs.h"
 
 namespace palu {
 namespace {
 
 namespace fs = std::filesystem;
 
-// A tensor and where its bytes come from when its turn has come.
-struct Output {
-  SafetensorsDeclaration declaration;
-  std::function<void(SafetensorsWriter*)> write;
-};
-
 std::span<const std::byte> Bytes(const void* data, size_t size) {
   return {static_cast<const std::byte*>(data), size};
 }
 
-void WriteF16(const MatrixF& m, SafetensorsWriter* writer) {
+void WriteF16(const MatrixF& m, const ByteSink& sink) {
   const Eigen::Matrix<Eigen::half, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rounded =
       m.cast<Eigen::half>();
-  writer->Write(Bytes(rounded.data(), static_cast<size_t>(rounded.size()) * 2));
-}
-
-Output CopyOf(const std::string& name, const SafetensorsEntry& entry) {
-  return {{name, entry.dtype, entry.shape},
-          [&entry](SafetensorsWriter* writer) { writer->Write(entry.data); }};
-}
-
-// Rows [first, first + rows) of a matrix in its own dtype.
-Output RowsOf(const std::string& name, const SafetensorsEntry& entry, int64_t first, int64_t rows) {
-  const size_t row_bytes = entry.data.size() / static_cast<size_t>(entry.shape[0]);
-  return {{name, entry.dtype, {rows, entry.shape[1]}},
-          [&entry, first, rows, row_bytes](SafetensorsWriter* writer) {
-            writer->Write(entry.data.subspan(static_cast<size_t>(first) * row_bytes,
-                                             static_cast<size_t>(rows) * row_bytes));
-          }};
+  sink(Bytes(rounded.data(), static_cast<size_t>(rounded.size()) * 2));
 }
 
 void AppendFactors(const FactorStore& factors, const ModelConfig& config, int layer, bool key,
-                   const ProjectionSpec& spec, LatentFormat format, std::vector<Output>* outputs) {
+                   const ProjectionSpec& spec, LatentFormat format,
+                   std::vector<CheckpointOutput>* outputs) {
   const std::string name = ProjectionName(layer, key);
   int64_t rows = 0;
   for (const int rank : spec.ranks) rows += rank;
   const auto groups = static_cast<int>(spec.ranks.size());
   outputs->push_back({{name + ".VT.weight", "F16", {rows, config.hidden_size}},
-                      [=, &factors](SafetensorsWriter* writer) {
+                      [=, &factors](const ByteSink& sink) {
                         for (int g = 0; g < groups; ++g) {
-                          WriteF16(factors.Cut(layer, key, g, spec.ranks[g], format).down, writer);
+                          WriteF16(factors.Cut(layer, key, g, spec.ranks[g], format).down, sink);
                         }
                       }});
   for (int g = 0; g < groups; ++g) {
@@ -64,47 +43,58 @@ void AppendFactors(const FactorStore& factors, const ModelConfig& config, int la
     outputs->push_back({{name + ".U." + std::to_string(g) + ".weight",
                          "F16",
                          {int64_t{spec.heads_per_group} * config.head_dim, rank}},
-                        [=, &factors](SafetensorsWriter* writer) {
-                          WriteF16(factors.Cut(layer, key, g, rank, format).up, writer);
+                        [=, &factors](const ByteSink& sink) {
+                          WriteF16(factors.Cut(layer, key, g, rank, format).up, sink);
                         }});
   }
 }
 
-bool EndsWith(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
-std::vector<Output> ListOutputs(const Safetensors& files, const ModelConfig& config,
-                                const FactorStore& factors, const CompressionPlan& plan,
-                                CheckpointLayout layout) {
+// Fused projections become one tensor per projection; returns what is replaced by that.
+std::set<std::string> ListFused(const Safetensors& files, const ModelConfig& config,
+                                std::vector<CheckpointOutput>* outputs) {
   std::set<std::string> replaced;
-  std::vector<Output> outputs;
+  if (!config.fused_qkv) return replaced;
+  const int64_t q_rows = int64_t{config.num_heads} * config.head_dim;
+  const int64_t kv_rows = int64_t{config.num_kv_heads} * config.head_dim;
   for (int layer = 0; layer < config.num_layers; ++layer) {
     const std::string attention = "model.layers." + std::to_string(layer) + ".self_attn.";
-    const int64_t q_rows = int64_t{config.num_heads} * config.head_dim;
-    const int64_t kv_rows = int64_t{config.num_kv_heads} * config.head_dim;
-    const SafetensorsEntry* fused =
-        config.fused_qkv ? files.Find(attention + "qkv_proj.weight") : nullptr;
-    if (fused != nullptr) {
-      replaced.insert(attention + "qkv_proj.weight");
-      outputs.push_back(RowsOf(attention + "q_proj.weight", *fused, 0, q_rows));
-    }
+    const SafetensorsEntry* fused = files.Find(attention + "qkv_proj.weight");
+    if (fused == nullptr) continue;
+    replaced.insert(attention + "qkv_proj.weight");
+    outputs->push_back(RowsOf(attention + "q_proj.weight", *fused, 0, q_rows));
+    outputs->push_back(RowsOf(attention + "k_proj.weight", *fused, q_rows, kv_rows));
+    outputs->push_back(RowsOf(attention + "v_proj.weight", *fused, q_rows + kv_rows, kv_rows));
+  }
+  return replaced;
+}
+
+void ListRest(const Safetensors& files, const std::set<std::string>& replaced,
+              std::vector<CheckpointOutput>* outputs) {
+  for (const auto& [name, entry] : files.entries()) {
+    if (replaced.count(name) == 0) outputs->push_back(CopyOf(name, entry));
+  }
+}
+
+std::vector<CheckpointOutput> ListOutputs(const Safetensors& files, const ModelConfig& config,
+                                          const FactorStore& factors, const CompressionPlan& plan,
+                                          CheckpointLayout layout) {
+  std::vector<CheckpointOutput> outputs;
+  std::set<std::string> replaced = ListFused(files, config, &outputs);
+  for (int layer = 0; layer < config.num_layers; ++layer) {
     for (const bool key : {true, false}) {
       const ProjectionSpec& spec = key ? plan[layer].key : plan[layer].value;
+      if (spec.dense) continue;
       const std::string weight = ProjectionName(layer, key) + ".weight";
-      if (!spec.dense) {
-        replaced.insert(weight);
-        const LatentFormat format =
-            layout == CheckpointLayout::kOurs ? spec.format : LatentFormat::kF16;
-        AppendFactors(factors, config, layer, key, spec, format, &outputs);
-      } else if (fused != nullptr) {
-        outputs.push_back(RowsOf(weight, *fused, key ? q_rows : q_rows + kv_rows, kv_rows));
-      }
+      replaced.insert(weight);
+      std::erase_if(outputs, [&](const CheckpointOutput& output) {
+        return output.declaration.name == weight;
+      });
+      const LatentFormat format =
+          layout == CheckpointLayout::kOurs ? spec.format : LatentFormat::kF16;
+      AppendFactors(factors, config, layer, key, spec, format, &outputs);
     }
   }
-  for (const auto& [name, entry] : files.entries()) {
-    if (replaced.count(name) == 0) outputs.push_back(CopyOf(name, entry));
-  }
+  ListRest(files, replaced, &outputs);
   return outputs;
 }
 
@@ -112,21 +102,6 @@ void WriteText(const std::string& path, const std::string& text) {
   std::ofstream out(path);
   out << text;
   if (!out.flush()) throw CompressError(path + ": cannot be written (disk full?)");
-}
-
-void CopyOtherFiles(const std::string& source, const std::string& directory) {
-  for (const auto& entry : fs::directory_iterator(source)) {
-    const std::string name = entry.path().filename().string();
-    const bool weights = EndsWith(name, ".safetensors") || EndsWith(name, ".bin") ||
-                         EndsWith(name, ".safetensors.index.json") || EndsWith(name, ".pth") ||
-                         EndsWith(name, ".gguf");
-    if (!entry.is_regular_file() || weights) continue;
-    std::error_code error;
-    fs::copy_file(entry.path(), directory + "/" + name, fs::copy_options::overwrite_existing,
-                  error);
-    if (error) throw CompressError(directory + "/" + name + ": " + error.message());
-    fs::permissions(directory + "/" + name, fs::perms::owner_write, fs::perm_options::add, error);
-  }
 }
 
 nlohmann::json SpecJson(const ProjectionSpec& spec) {
@@ -166,20 +141,30 @@ void WriteOfficialConfig(const std::string& source, const ModelConfig& config,
   WriteText(directory + "/config.json", json.dump(2) + "\n");
 }
 
+// Down factors that the server is to rotate before it rounds them.
+std::set<std::string> DownFactors(const ModelConfig& config) {
+  std::set<std::string> names;
+  for (int layer = 0; layer < config.num_layers; ++layer) {
+    for (const bool key : {true, false}) names.insert(ProjectionName(layer, key) + ".VT.weight");
+  }
+  return names;
+}
+
 }  // namespace
 
 void WriteCheckpoint(const std::string& source, const Safetensors& files, const ModelConfig& config,
                      const FactorStore& factors, const CompressionPlan& plan,
-                     CheckpointLayout layout, const nlohmann::json& facts,
+                     const CheckpointFormat& format, const nlohmann::json& facts,
                      const std::string& directory) {
   CopyOtherFiles(source, directory);
-  const std::vector<Output> outputs = ListOutputs(files, config, factors, plan, layout);
-  std::vector<SafetensorsDeclaration> declarations;
-  for (const Output& output : outputs) declarations.push_back(output.declaration);
-  SafetensorsWriter writer(directory + "/model.safetensors", declarations);
-  for (const Output& output : outputs) output.write(&writer);
-  writer.Finish();
-  if (layout == CheckpointLayout::kOfficial) {
+  const bool official = format.layout == CheckpointLayout::kOfficial;
+  std::vector<CheckpointOutput> outputs = ListOutputs(files, config, factors, plan, format.layout);
+  if (format.weights != WeightFormat::kStored) {
+    const std::set<std::string> kept = official ? DownFactors(config) : std::set<std::string>();
+    outputs = Quantized(std::move(outputs), files, config, format.weights, kept, format.threads);
+  }
+  WriteOutputs(outputs, directory);
+  if (official) {
     WriteOfficialConfig(source, config, plan, directory);
     return;
   }
@@ -191,6 +176,26 @@ void WriteCheckpoint(const std::string& source, const Safetensors& files, const 
     json["layers"].push_back({{"k", SpecJson(layer.key)}, {"v", SpecJson(layer.value)}});
   }
   WriteText(directory + "/palu_config.json", json.dump(1) + "\n");
+}
+
+void WriteQuantizedCheckpoint(const std::string& source, WeightFormat format, int threads,
+                              const std::string& directory) {
+  const ModelConfig config = ModelConfig::Load(source);
+  const Safetensors files = Safetensors::OpenDirectory(source);
+  const std::vector<LayerPlan> plan = LoadPlan(source, config);
+  std::set<std::string> kept;
+  for (int layer = 0; layer < config.num_layers; ++layer) {
+    for (const bool key : {true, false}) {
+      const ProjectionPlan& projection = key ? plan[layer].key : plan[layer].value;
+      if (projection.rotation.value_or(Rotation::kHadamard) == Rotation::kHadamard) {
+        kept.insert(ProjectionName(layer, key) + ".VT.weight");
+      }
+    }
+  }
+  CopyOtherFiles(source, directory);
+  std::vector<CheckpointOutput> outputs;
+  ListRest(files, ListFused(files, config, &outputs), &outputs);
+  WriteOutputs(Quantized(std::move(outputs), files, config, format, kept, threads), directory);
 }
 
 }  // namespace palu

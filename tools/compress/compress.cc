@@ -9,6 +9,7 @@
 #include <numeric>
 #include <optional>
 
+#include "engine/model/packed_weights.h"
 #include "server/text/tokenizer.h"
 #include "tools/compress/blas.h"
 #include "tools/compress/checkpoint_model.h"
@@ -39,6 +40,15 @@ std::string Hex(uint64_t value) {
   return text;
 }
 
+// keep: what an earlier run left in the partial directory.
+void PrepareDirectory(const std::string& out, const std::string& partial, bool keep) {
+  if (fs::exists(out)) throw CompressError(out + ": exists already; expected a new directory");
+  std::error_code error;
+  if (!keep) fs::remove_all(partial, error);
+  fs::create_directories(partial, error);
+  if (error) throw CompressError(partial + ": " + error.message());
+}
+
 // One run: the steps share the model, its statistics and its factors.
 class Compression {
  public:
@@ -63,7 +73,7 @@ class Compression {
 
   CompressSummary Run() {
     const auto start = std::chrono::steady_clock::now();
-    PrepareDirectory();
+    PrepareDirectory(o_.out, partial_, o_.resume);
     ReadText();
     GatherStatistics();
     factors_ = std::make_unique<FactorStore>(FactorStore::Build(
@@ -98,16 +108,6 @@ class Compression {
     return [what](int done, int total) {
       std::fprintf(stderr, "\r%s %d / %d%s", what.c_str(), done, total, done == total ? "\n" : "");
     };
-  }
-
-  void PrepareDirectory() {
-    if (fs::exists(o_.out)) {
-      throw CompressError(o_.out + ": exists already; expected a new directory");
-    }
-    std::error_code error;
-    if (!o_.resume) fs::remove_all(partial_, error);
-    fs::create_directories(partial_, error);
-    if (error) throw CompressError(partial_ + ": " + error.message());
   }
 
   // Calibration and search windows lie evenly over the text and do not overlap.
@@ -338,22 +338,23 @@ class Compression {
     fs::remove_all(checkpoint, error);
     fs::create_directories(checkpoint, error);
     if (error) throw CompressError(checkpoint + ": " + error.message());
-    const nlohmann::json facts = {
-        {"method", Name(o_.weighting)},
-        {"rank_search", o_.keep_key > 0 ? Name(o_.rank_search) : "search"},
-        {"seed", o_.seed},
-        {"calibration",
-         {{"tokens", summary_.calibration_tokens},
-          {"recipe", o_.recipe},
-          {"fingerprint", summary_.calibration_fingerprint}}},
-        {"loss",
-         {{"uncompressed", summary_.uncompressed_loss},
-          {"compressed", summary_.loss.loss},
-          {"divergence", summary_.loss.kl},
-          {"divergence_predicted", summary_.predicted_kl}}},
-        {"bytes_per_token", summary_.bytes}};
+    nlohmann::json facts = {{"method", Name(o_.weighting)},
+                            {"rank_search", o_.keep_key > 0 ? Name(o_.rank_search) : "search"},
+                            {"seed", o_.seed},
+                            {"calibration",
+                             {{"tokens", summary_.calibration_tokens},
+                              {"recipe", o_.recipe},
+                              {"fingerprint", summary_.calibration_fingerprint}}},
+                            {"loss",
+                             {{"uncompressed", summary_.uncompressed_loss},
+                              {"compressed", summary_.loss.loss},
+                              {"divergence", summary_.loss.kl},
+                              {"divergence_predicted", summary_.predicted_kl}}},
+                            {"bytes_per_token", summary_.bytes}};
+    if (o_.weights != WeightFormat::kStored) facts["weights"] = Name(o_.weights);
     WriteCheckpoint(o_.model, model_.files(), model_.config(), *factors_, summary_.plan,
-                    o_.export_official ? CheckpointLayout::kOfficial : CheckpointLayout::kOurs,
+                    {o_.export_official ? CheckpointLayout::kOfficial : CheckpointLayout::kOurs,
+                     o_.weights, o_.threads},
                     facts, checkpoint);
     WriteReport(o_, summary_, checkpoint);
     fs::rename(checkpoint, o_.out, error);
@@ -389,16 +390,54 @@ std::string BitsOfFormat(LatentFormat format) {
   return format == LatentFormat::kFp8 ? "fp8" : std::to_string(Bits(format));
 }
 
+namespace {
+
+void CheckModel(const std::string& directory) {
+  if (!fs::is_directory(directory)) {
+    throw CompressError(directory + ": not a checkpoint directory");
+  }
+  const Safetensors files = Safetensors::OpenDirectory(directory);
+  const WeightFormat format = PackedFormat(files);
+  if (format == WeightFormat::kStored) return;
+  throw CompressError(files.path() + ": found weights of " + Name(format) +
+                      " codes, expected numbers");
+}
+
+int64_t TensorBytes(const std::string& directory) {
+  int64_t bytes = 0;
+  const Safetensors files = Safetensors::OpenDirectory(directory);
+  for (const auto& [name, entry] : files.entries()) {
+    bytes += static_cast<int64_t>(entry.data.size());
+  }
+  return bytes;
+}
+
+}  // namespace
+
 CompressSummary Compress(const CompressOptions& options) {
   if (options.threads > 0) SetBlasThreads(options.threads);
   if (options.calibration.empty()) throw CompressError("--calibration: expected at least one file");
-  if (!fs::is_directory(options.model)) {
-    throw CompressError(options.model + ": not a checkpoint directory");
-  }
+  CheckModel(options.model);
   if (fs::exists(options.model + "/palu_config.json")) {
     throw CompressError(options.model + "/palu_config.json: the checkpoint is compressed already");
   }
   return Compression(options).Run();
+}
+
+QuantizeSummary QuantizeWeights(const CompressOptions& options) {
+  CheckModel(options.model);
+  const std::string partial = options.out + ".partial";
+  PrepareDirectory(options.out, partial, /*keep=*/false);
+  std::error_code error;
+  try {
+    WriteQuantizedCheckpoint(options.model, options.weights, options.threads, partial);
+  } catch (...) {
+    fs::remove_all(partial, error);
+    throw;
+  }
+  fs::rename(partial, options.out, error);
+  if (error) throw CompressError(options.out + ": " + error.message());
+  return {TensorBytes(options.model), TensorBytes(options.out)};
 }
 
 }  // namespace palu

@@ -1,6 +1,7 @@
 // palu-compress from options to a checkpoint directory.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -36,5 +37,13 @@ struct CompressSummary {
 // stays when something fails, for resume. Progress goes to stderr unless quiet. Throws
 // CompressError, LoadError: one line each.
 CompressSummary Compress(const CompressOptions& options);
+
+struct QuantizeSummary {
+  int64_t bytes_before = 0, bytes = 0;  // of the safetensors files
+};
+
+// Rounds the weights of a checkpoint, compressed or not (weights_only). out is complete or absent;
+// nothing stays of a failed run. Throws likewise.
+QuantizeSummary QuantizeWeights(const CompressOptions& options);
 
 }  // namespace palu

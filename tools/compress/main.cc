@@ -18,7 +18,7 @@ using palu::RankSearch;
 using palu::Weighting;
 
 struct Extra {  // options that need a second look
-  std::string rank_search = "auto", max_ppl_increase;
+  std::string rank_search = "auto", max_ppl_increase, weights;
   std::string bits, key_bits, value_bits;
   std::vector<std::string> search_bits;
   int group_size = 0;
@@ -30,7 +30,7 @@ void AddOptions(CLI::App* app, CompressOptions* o, Extra* extra) {
       {"palu", Weighting::kPalu}, {"output", Weighting::kOutput}, {"kfac", Weighting::kKfac}};
   app->add_option("--model", o->model, "Hugging Face checkpoint directory")->required();
   app->add_option("--out", o->out, "directory to make")->required();
-  app->add_option("--calibration", o->calibration, "text files")->required();
+  app->add_option("--calibration", o->calibration, "text files");
   app->add_option("--recipe", o->recipe, "documents-N or stream-N: windows of N tokens")
       ->capture_default_str();
   app->add_option("--calibration-tokens", o->calibration_tokens)->capture_default_str();
@@ -65,6 +65,10 @@ void AddOptions(CLI::App* app, CompressOptions* o, Extra* extra) {
   app->add_option("--statistics", o->statistics,
                   "file of calibration statistics: read if it fits, else written; what searches "
                   "measure is kept beside it");
+  app->add_option("--weights", extra->weights, "int8 or int4: round the weights too")
+      ->check(CLI::IsMember({"int8", "int4"}));
+  app->add_flag("--weights-only", o->weights_only,
+                "round the weights and leave the cache as it is; needs no text");
   app->add_flag("--export-official", o->export_official, "the Palu authors' layout");
   app->add_flag("--resume", o->resume, "go on from OUT.partial");
   app->add_option("--threads", o->threads, "0: all cores");
@@ -89,6 +93,11 @@ double ParsePercent(const std::string& text) {
 }
 
 void Settle(const CLI::App& app, const Extra& extra, CompressOptions* o) {
+  o->weights = palu::ParseWeightFormat(extra.weights).value_or(palu::WeightFormat::kStored);
+  if (o->weights_only) {
+    if (extra.weights.empty()) throw palu::CompressError("--weights-only: expected --weights too");
+    return;
+  }
   const std::map<std::string, RankSearch> searches = {
       {"auto", RankSearch::kFisherUniform}, {"uniform", RankSearch::kUniform},
       {"fisher", RankSearch::kFisher},      {"fisher_uniform", RankSearch::kFisherUniform},
@@ -138,7 +147,7 @@ int main(int argc, char** argv) {
   mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that it takes
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   CLI::App app(
-      "Compresses the KV cache of a Hugging Face checkpoint after training.\n"
+      "Compresses the KV cache, the weights or both of a Hugging Face checkpoint after training.\n"
       "Without --keep, --budget or --max-ppl-increase: --budget 0.125 by the K-FAC "
       "statistics alone, which is quick.");
   CompressOptions options;
@@ -147,6 +156,13 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   try {
     Settle(app, extra, &options);
+    if (options.weights_only) {
+      const palu::QuantizeSummary summary = palu::QuantizeWeights(options);
+      std::printf("%s: %s weights, %.1f MB instead of %.1f MB\n", options.out.c_str(),
+                  palu::Name(options.weights), static_cast<double>(summary.bytes) / 1e6,
+                  static_cast<double>(summary.bytes_before) / 1e6);
+      return 0;
+    }
     const palu::CompressSummary summary = palu::Compress(options);
     std::printf("%s: %.1f bytes per token, %.2f %% of 16 bit; perplexity %.3f -> %.3f; %.0f s\n",
                 options.out.c_str(), summary.bytes,

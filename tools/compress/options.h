@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/weight_format.h"
 #include "tools/compress/allocate.h"
 
 namespace palu {
@@ -34,6 +35,8 @@ struct CompressOptions {
   double input_damping = 1e-6, output_damping = 1e-4;
   uint64_t seed = 0;
   std::string statistics;  // file kept between runs; empty: with the partial results
+  WeightFormat weights = WeightFormat::kStored;  // of the checkpoint that is written
+  bool weights_only = false;                     // the cache stays as it is
   bool export_official = false;
   bool resume = false;
   int threads = 0;                          // 0: all

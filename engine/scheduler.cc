@@ -226,10 +226,7 @@ void Scheduler::AttachFollowers(Sequence* leader) {
 
 void Scheduler::Preempt(Sequence* sequence, StepPlan* plan) {
   ++plan->preemptions;
-  if (sequence->scheduled > 0) {
-    std::erase(plan->sequences, sequence);
-    plan->num_tokens -= std::exchange(sequence->scheduled, 0);
-  }
+  sequence->scheduled = 0;  // Settle takes it out of the plan, where a chunk has pushed it out
   DetachFollowers(sequence);
   RemoveRunning(sequence);
   if (SwapOut(sequence)) ++plan->swaps;

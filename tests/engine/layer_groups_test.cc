@@ -3,8 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <set>
+
+#include "engine/cache/block_table.h"
 
 namespace palu {
 namespace {
@@ -133,6 +136,25 @@ TEST(BlockDemand, CoversWhatASequenceHoldsAndLittleMore) {
     const int64_t longest = demand.LongestIn(pool);
     EXPECT_LE(demand.BlocksOf(longest), pool);
     EXPECT_GT(demand.BlocksOf(longest + 1), pool);
+  }
+}
+
+TEST(BlockDemand, ASequenceThatIsAloneCanStartWhateverItFindsCached) {
+  std::mt19937 random(5);
+  for (int round = 0; round < 20000; ++round) {
+    const int window = 1 + static_cast<int>(random() % 30);
+    const int chunk = 1 + static_cast<int>(random() % 12);
+    const BlockDemand demand{1 + static_cast<int>(random() % 6), {0, window}, chunk};
+    const int length = 1 + static_cast<int>(random() % 150);
+    const int hits = static_cast<int>(random() % length) / demand.block_tokens;
+    const int cached = hits * demand.block_tokens;
+    int64_t blocks = BlocksForTokens(length, demand.block_tokens);
+    blocks += BlocksForTokens(demand.TokensAtStart(1, cached, length), demand.block_tokens);
+    blocks -= FirstBlockInWindow(cached, window, demand.block_tokens);
+    ASSERT_LE(blocks, demand.BlocksOf(length));
+    // Its first chunk may begin anywhere in the block that comes back from the host.
+    const int computed = std::min(length - 1, cached + demand.block_tokens - 1);
+    ASSERT_GE(demand.TokensAtStart(1, cached, length), std::min(length, computed + chunk));
   }
 }
 

@@ -124,7 +124,8 @@ std::string DescribeModel(const LoadedModel& model) {
        << Fixed(cache.bytes_per_token_uncompressed / cache.bytes_per_token, 2) << "x smaller";
   if (cache.group_windows.size() > 1) {
     text << "\n               " << Fixed(cache.bytes_per_token_beyond_windows, 1)
-         << " bytes beyond the sliding window of " << cache.group_windows.back() << " tokens";
+         << " bytes once the sliding window of " << cache.group_windows.back()
+         << " tokens has passed it";
   }
   return text.str();
 }

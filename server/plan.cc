@@ -74,8 +74,12 @@ std::string Describe(const PlanRequest& request, const Plan& plan) {
       << "  reserve        " << Gib(plan.reserve_bytes)
       << " (activations, logits, driver: an assumption, see --reserve)\n"
       << "  KV cache       " << Gib(plan.pool_bytes) << "\n"
-      << "bytes per token  " << ratio << "\n"
-      << "tokens           " << plan.capacity_tokens << "\n"
+      << "bytes per token  " << ratio << "\n";
+  const double beyond = plan.bytes_per_token_beyond_windows;
+  if (beyond > 0 && beyond < plan.bytes_per_token) {
+    out << "                 " << beyond << " once no sliding window covers it\n";
+  }
+  out << "tokens           " << plan.capacity_tokens << "\n"
       << "users            " << plan.users << " with " << plan.context_tokens
       << " tokens each at once (uncompressed: " << plan.users_uncompressed << ")\n"
       << "settings         --cache.memory=" << plan.pool_bytes << "B";
@@ -114,6 +118,7 @@ Plan MakePlan(const PlanRequest& request) {
   plan.reserve_bytes =
       static_cast<int64_t>(request.reserve_fraction * static_cast<double>(request.memory_bytes));
   plan.bytes_per_token = layout.bytes_per_token();
+  plan.bytes_per_token_beyond_windows = shape.bytes_per_token_beyond_windows();
   plan.bytes_per_token_uncompressed =
       2.0 * 2.0 * config.num_layers * config.num_kv_heads * config.head_dim;
 

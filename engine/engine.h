@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "config/engine_config.h"
+#include "engine/cache/block_demand.h"
 #include "engine/metrics.h"
 #include "engine/output_stream.h"
 #include "engine/request.h"
@@ -22,12 +23,15 @@ struct EngineLimits {
   int num_blocks = 0;
   int vocab_size = 0;
   std::vector<int32_t> eos_token_ids;
-  // Largest sliding window if every layer has one: blocks that fall out of it are given back. 0:
-  // some layer sees everything.
-  int window_tokens = 0;
+  // Of every layer group the largest sliding window if every layer of it has one: blocks that fall
+  // out of it are given back. 0: some layer sees everything.
+  std::vector<int> group_windows = {0};
+  int max_chunk_tokens = 0;         // engine.step_tokens; with several groups
   int num_host_blocks = 0;          // of the host tier; 0: none
   uint64_t cache_format_key = 0;    // LatentLayout::Fingerprint
   double block_copy_seconds = 0.0;  // measured: one block between device and host; 0: not known
+
+  BlockDemand demand() const { return {block_tokens, group_windows, max_chunk_tokens}; }
 };
 
 // Move-only; destroying it cancels the request. Thread-safe as OutputStream.

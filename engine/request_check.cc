@@ -5,7 +5,7 @@
 #include <sstream>
 #include <string>
 
-#include "engine/cache/block_table.h"
+#include "engine/cache/block_demand.h"
 
 namespace palu {
 namespace {
@@ -105,14 +105,14 @@ Status CheckLength(const EngineLimits& limits, Request* request) {
                                (prompt == context ? ", so none is left for an answer" : ""),
                            "prompt");
   }
-  const int64_t capacity = static_cast<int64_t>(limits.num_blocks) * limits.block_tokens;
+  const BlockDemand demand = limits.demand();
+  const int64_t capacity = demand.LongestIn(limits.num_blocks);
   const int64_t needed = prompt + (max_tokens > 0 ? 1 : 0);
   if (needed > capacity) {
     std::ostringstream message;
-    message << "the prompt has " << prompt << " tokens, which need "
-            << BlocksForTokens(needed, limits.block_tokens) << " cache blocks of "
-            << limits.block_tokens << " tokens, but the whole cache has " << limits.num_blocks
-            << " blocks (" << capacity << " tokens)";
+    message << "the prompt has " << prompt << " tokens, which need " << demand.BlocksOf(needed)
+            << " cache blocks of " << limits.block_tokens << " tokens, but the whole cache has "
+            << limits.num_blocks << " blocks (" << capacity << " tokens)";
     return InvalidArgument(message.str(), "prompt");
   }
   // The last token of an answer is never written to the cache.

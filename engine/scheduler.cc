@@ -21,18 +21,21 @@ Scheduler::Scheduler(const EngineOptions& options, const EngineLimits& limits)
       step_tokens_(options.step_tokens),
       max_unread_tokens_(options.max_unread_tokens),
       block_tokens_(limits.block_tokens),
-      window_tokens_(limits.window_tokens),
+      demand_(limits.demand()),
       eos_token_ids_(limits.eos_token_ids),
       allocator_(limits.num_blocks),
       host_(options.prefix_caching ? limits.num_host_blocks : 0),
+      group_blocks_(demand_.num_groups()),
+      // Of a block of every group: copies are weighed against the tokens that these hold together.
       cost_(1e-3 * static_cast<double>(options.target_inter_token_ms), options.step_tokens,
-            limits.block_copy_seconds),
+            limits.block_copy_seconds * demand_.num_groups()),
       waiting_(options, options.step_tokens) {
   PALU_CHECK(max_running_ >= 1);
+  PALU_CHECK(demand_.num_groups() == 1 || demand_.chunk_tokens >= step_tokens_);
   if (options.prefix_caching) {
     PrefixCache::Options cache;
     cache.block_tokens = block_tokens_;
-    cache.window_tokens = window_tokens_;
+    cache.windows = limits.group_windows;
     cache.format_key = limits.cache_format_key;
     if (host_.num_blocks() > 0) {
       cache.host = &host_;
@@ -47,7 +50,10 @@ void Scheduler::Add(std::unique_ptr<RequestState> request) {
   request->arrival_order = next_arrival_++;
   request->place = requests_.size();
   waiting_.RequestAdded(request.get());
-  for (const auto& sequence : request->sequences) waiting_.Insert(sequence.get());
+  for (const auto& sequence : request->sequences) {
+    sequence->tables.resize(demand_.num_groups());
+    waiting_.Insert(sequence.get());
+  }
   if (const auto& deadline = request->request.deadline) {
     next_deadline_ = std::min(next_deadline_, *deadline);
   }
@@ -101,9 +107,7 @@ void Scheduler::Schedule(TimePoint now, StepPlan* plan) {
   if (plan->num_tokens > 0) {
     plan->chunk_tokens = std::min(plan->chunk_tokens, cost_.chunk_tokens());
   }
-  for (Sequence* sequence : running_) {
-    if (sequence->remaining() > 1) ScheduleChunk(sequence, plan);
-  }
+  ScheduleChunks(plan);
   StartMore(now, plan);
 }
 
@@ -148,6 +152,21 @@ void Scheduler::ScheduleDecodes(StepPlan* plan) {
     sequence->scheduled = 1;
     plan->sequences.push_back(sequence);
     ++plan->num_tokens;
+  }
+}
+
+void Scheduler::ScheduleChunks(StepPlan* plan) {
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence* sequence = running_[i];
+    if (sequence->remaining() <= 1) continue;
+    const int end = sequence->computed + std::min(sequence->remaining(), plan->chunk_tokens);
+    while (!Cover(sequence, end)) {
+      Sequence* victim = running_.back();
+      PALU_CHECK(running_.size() > 1);
+      Preempt(victim, plan);
+      if (victim == sequence) return;
+    }
+    ScheduleChunk(sequence, plan);
   }
 }
 
@@ -197,7 +216,7 @@ void Scheduler::AttachFollowers(Sequence* leader) {
     if (slots_used_ >= max_running_) return;
     if (sibling.get() == leader || !sibling->fresh()) continue;
     waiting_.Erase(sibling.get());
-    DropHostBlock(sibling.get());
+    DropHostBlocks(sibling.get());
     sibling->state = Sequence::State::kRunning;
     sibling->leader = leader;
     leader->followers.push_back(sibling.get());
@@ -207,6 +226,7 @@ void Scheduler::AttachFollowers(Sequence* leader) {
 
 void Scheduler::Preempt(Sequence* sequence, StepPlan* plan) {
   ++plan->preemptions;
+  sequence->scheduled = 0;  // Settle takes it out of the plan, where a chunk has pushed it out
   DetachFollowers(sequence);
   RemoveRunning(sequence);
   if (SwapOut(sequence)) ++plan->swaps;

@@ -25,12 +25,13 @@ namespace palu {
 // device works in order.
 //
 // Running sequences go first with one token each, then prefill chunks up to the step's token
-// budget, then new starts. A sequence gets the blocks of all its tokens when it starts, so that
-// only decoding can run out of blocks; then the running sequence that is served last gives all of
-// its blocks back. Full ones stay in the prefix cache as long as nobody needs them, and after that
-// in the host tier; the last one goes to the host at once if that is cheaper than computing it
-// anew. The first in order of service can therefore always go on: admission made sure that alone it
-// fits the pool.
+// budget, then new starts. A sequence gets the blocks of all its tokens when it starts, but for
+// layer groups that slide beside others (BlockDemand), whose blocks prefill chunks take step by
+// step. When decoding or these run out of blocks, the running sequence that is served last gives
+// all of its blocks back. Full ones stay in the prefix cache as long as nobody needs them, and
+// after that in the host tier; the last one goes to the host at once if that is cheaper than
+// computing it anew. The first in order of service can therefore always go on: admission made sure
+// that alone it fits the pool.
 class Scheduler {
  public:
   using TimePoint = RequestTiming::Clock::time_point;
@@ -73,6 +74,7 @@ class Scheduler {
   // scheduler.cc
   void ReapChoices(RequestState* request, TimePoint now, StepEvents* events);
   void ScheduleDecodes(StepPlan* plan);
+  void ScheduleChunks(StepPlan* plan);
   void ScheduleChunk(Sequence* sequence, StepPlan* plan);
   bool TryStart(Sequence* sequence, TimePoint now, StepPlan* plan);
   void StartMore(TimePoint now, StepPlan* plan);
@@ -97,9 +99,11 @@ class Scheduler {
   // scheduler_blocks.cc
   PrefixCache::Match TakePrefix(const Sequence& sequence);
   bool MakeWritable(Sequence* sequence);
+  bool MakeWritable(BlockTable* table, size_t index);
+  bool Cover(Sequence* sequence, int end);
   bool SwapOut(Sequence* sequence);
-  bool RestoreLastBlock(Sequence* sequence);
-  void DropHostBlock(Sequence* sequence);
+  bool RestoreLastBlocks(Sequence* sequence);
+  void DropHostBlocks(Sequence* sequence);
   void FreeOutOfWindow(Sequence* sequence);
   int32_t AllocateBlock();
   int AvailableBlocks() const;
@@ -115,12 +119,13 @@ class Scheduler {
   const int step_tokens_;
   const int max_unread_tokens_;
   const int block_tokens_;
-  const int window_tokens_;
+  const BlockDemand demand_;
   const std::vector<int32_t> eos_token_ids_;
 
   BlockAllocator allocator_;
   BlockAllocator host_;  // slots of the host tier
   std::vector<BlockMove> moves_;
+  std::vector<int32_t> group_blocks_;          // one per group; scratch
   std::unique_ptr<PrefixCache> prefix_cache_;  // null: off
   StepCost cost_;
 

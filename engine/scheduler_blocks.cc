@@ -39,12 +39,18 @@ PrefixCache::Match Scheduler::TakePrefix(const Sequence& sequence) {
 
 bool Scheduler::TakeBlocks(Sequence* sequence) {
   PrefixCache::Match match = TakePrefix(*sequence);
+  const int groups = demand_.num_groups();
   const int hits = match.size();
-  const int needed = BlocksForTokens(sequence->length(), block_tokens_) - hits + match.host_blocks;
-  int wanted = needed;
+  const int hit_tokens = hits * block_tokens_;
+  const auto blocks_of = [&](int group) {
+    return BlocksForTokens(demand_.TokensAtStart(group, hit_tokens, sequence->length()),
+                           block_tokens_);
+  };
+  int wanted = match.host_blocks;
+  for (int group = 0; group < groups; ++group) wanted += blocks_of(group) - hits;
   if (!running_.empty()) {
-    wanted += std::max(1, allocator_.num_blocks() / kWatermarkDivisor);
-    if (sequence->fresh()) wanted += sequence->request->unfinished - 1;
+    wanted += std::max(groups, allocator_.num_blocks() / kWatermarkDivisor);
+    if (sequence->fresh()) wanted += (sequence->request->unfinished - 1) * groups;
   }
   if (wanted > AvailableBlocks()) {
     if (prefix_cache_) prefix_cache_->Return(&match);
@@ -54,19 +60,29 @@ bool Scheduler::TakeBlocks(Sequence* sequence) {
   if (prefix_cache_) prefix_cache_->Met(match);
   sequence->hashed_blocks = hits;
   sequence->hashed_node = match.node(RootOf(*sequence));
-  sequence->computed = sequence->cached = hits * block_tokens_;
-  sequence->table.first_block = match.first_block;
-  sequence->table.blocks = std::move(match.blocks);
-  while (sequence->table.size() < BlocksForTokens(sequence->length(), block_tokens_)) {
-    sequence->table.blocks.push_back(AllocateBlock());
+  sequence->computed = sequence->cached = hit_tokens;
+  match.tables.resize(groups);
+  sequence->tables = std::move(match.tables);
+  for (int group = 0; group < groups; ++group) {
+    BlockTable& table = sequence->tables[group];
+    for (const int blocks = blocks_of(group); table.size() < blocks;) {
+      table.blocks.push_back(AllocateBlock());
+    }
   }
-  RestoreLastBlock(sequence);
+  RestoreLastBlocks(sequence);
   return true;
 }
 
 bool Scheduler::MakeWritable(Sequence* sequence) {
-  auto& blocks = sequence->table.blocks;
   const size_t index = sequence->computed / block_tokens_;
+  for (BlockTable& table : sequence->tables) {
+    if (!MakeWritable(&table, index)) return false;
+  }
+  return true;
+}
+
+bool Scheduler::MakeWritable(BlockTable* table, size_t index) {
+  auto& blocks = table->blocks;
   if (index < blocks.size() && allocator_.ref_count(blocks[index]) == 1) return true;
   const int32_t block = AllocateBlock();
   if (block < 0) return false;
@@ -80,40 +96,62 @@ bool Scheduler::MakeWritable(Sequence* sequence) {
   return true;
 }
 
-bool Scheduler::SwapOut(Sequence* sequence) {
-  if (host_.num_blocks() == 0 || sequence->computed == 0) return false;
-  const int last_tokens = sequence->computed % block_tokens_;
-  const int held_blocks = sequence->table.size() - sequence->table.first_block;
-  if (!cost_.CopyPays(2 * held_blocks, sequence->computed)) return false;
-  // Full blocks are in the prefix cache already, and go to the host from there when they must.
-  prefix_cache_->Expect(sequence->hashed_node);
-  if (last_tokens == 0 || !cost_.CopyPays(2, last_tokens)) return true;
-  const int32_t slot = prefix_cache_->TakeHostSlot();
-  if (slot < 0) return false;
-  const int32_t block = sequence->table.blocks[sequence->computed / block_tokens_];
-  moves_.push_back({BlockMove::Kind::kToHost, block, slot});
-  sequence->host_slot = slot;
-  sequence->host_computed = sequence->computed;
+// Of positions before end, which a chunk is about to write.
+bool Scheduler::Cover(Sequence* sequence, int end) {
+  const int needed = BlocksForTokens(end, block_tokens_);
+  for (BlockTable& table : sequence->tables) {
+    while (table.size() < needed) {
+      const int32_t block = AllocateBlock();
+      if (block < 0) return false;
+      table.blocks.push_back(block);
+    }
+  }
   return true;
 }
 
-bool Scheduler::RestoreLastBlock(Sequence* sequence) {
-  if (sequence->host_slot < 0) return false;
-  // Worth nothing if a block before it was lost.
+bool Scheduler::SwapOut(Sequence* sequence) {
+  if (host_.num_blocks() == 0 || sequence->computed == 0) return false;
+  const int last_tokens = sequence->computed % block_tokens_;
+  const int groups = demand_.num_groups();
+  int held_blocks = 0;
+  for (const BlockTable& table : sequence->tables) held_blocks += table.size() - table.first_block;
+  if (!cost_.CopyPays(2 * ((held_blocks + groups - 1) / groups), sequence->computed)) return false;
+  // Full blocks are in the prefix cache already, and go to the host from there when they must.
+  prefix_cache_->Expect(sequence->hashed_node);
+  if (last_tokens == 0 || !cost_.CopyPays(2, last_tokens)) return true;
+  sequence->host_computed = sequence->computed;
+  for (const BlockTable& table : sequence->tables) {
+    const int32_t slot = prefix_cache_->TakeHostSlot();
+    if (slot < 0) {
+      DropHostBlocks(sequence);
+      return false;
+    }
+    const int32_t block = table.blocks[sequence->computed / block_tokens_];
+    moves_.push_back({BlockMove::Kind::kToHost, block, slot});
+    sequence->host_slots.push_back(slot);
+  }
+  return true;
+}
+
+bool Scheduler::RestoreLastBlocks(Sequence* sequence) {
+  if (sequence->host_slots.empty()) return false;
+  // Worth nothing if a block before them was lost.
   const int index = sequence->host_computed / block_tokens_;
   const bool whole = sequence->computed == index * block_tokens_;
   if (whole) {
-    moves_.push_back(
-        {BlockMove::Kind::kToDevice, sequence->host_slot, sequence->table.blocks[index]});
+    for (size_t group = 0; group < sequence->tables.size(); ++group) {
+      moves_.push_back({BlockMove::Kind::kToDevice, sequence->host_slots[group],
+                        sequence->tables[group].blocks[index]});
+    }
     sequence->computed = sequence->cached = sequence->host_computed;
   }
-  DropHostBlock(sequence);
+  DropHostBlocks(sequence);
   return whole;
 }
 
-void Scheduler::DropHostBlock(Sequence* sequence) {
-  if (sequence->host_slot < 0) return;
-  host_.Release(std::exchange(sequence->host_slot, -1));
+void Scheduler::DropHostBlocks(Sequence* sequence) {
+  for (const int32_t slot : sequence->host_slots) host_.Release(slot);
+  sequence->host_slots.clear();
   sequence->host_computed = 0;
 }
 
@@ -130,10 +168,17 @@ void Scheduler::ReleaseBlock(int32_t block) {
 
 void Scheduler::ReleaseBlocks(Sequence* sequence) {
   // Backwards, so that the end of a cached prefix is evicted before its beginning.
-  BlockTable& table = sequence->table;
-  for (int i = table.size(); i-- > table.first_block;) ReleaseBlock(table.blocks[i]);
-  table.blocks.clear();
-  table.first_block = 0;
+  int size = 0;
+  for (const BlockTable& table : sequence->tables) size = std::max(size, table.size());
+  for (int i = size; i-- > 0;) {
+    for (const BlockTable& table : sequence->tables) {
+      if (i >= table.first_block && i < table.size()) ReleaseBlock(table.blocks[i]);
+    }
+  }
+  for (BlockTable& table : sequence->tables) {
+    table.blocks.clear();
+    table.first_block = 0;
+  }
   sequence->hashed_blocks = 0;
   sequence->hashed_node = RootOf(*sequence);
 }
@@ -142,20 +187,25 @@ void Scheduler::CacheFullBlocks(Sequence* sequence) {
   if (!prefix_cache_) return;
   while ((sequence->hashed_blocks + 1) * block_tokens_ <= sequence->computed) {
     const int index = sequence->hashed_blocks++;
-    sequence->hashed_node = prefix_cache_->Insert(sequence->hashed_node,
-                                                  sequence->tokens.data() + index * block_tokens_,
-                                                  sequence->table.blocks[index]);
+    for (size_t group = 0; group < group_blocks_.size(); ++group) {
+      group_blocks_[group] = sequence->tables[group].blocks[index];
+    }
+    sequence->hashed_node = prefix_cache_->Insert(
+        sequence->hashed_node, sequence->tokens.data() + index * block_tokens_, group_blocks_);
   }
 }
 
 void Scheduler::FreeOutOfWindow(Sequence* sequence) {
-  if (window_tokens_ == 0) return;
-  BlockTable& table = sequence->table;
-  // The block that is written next stays, if it exists.
-  const int first = std::min(FirstBlockInWindow(sequence->computed, window_tokens_, block_tokens_),
-                             table.size() - 1);
-  for (; table.first_block < first; ++table.first_block) {
-    ReleaseBlock(std::exchange(table.blocks[table.first_block], -1));
+  for (size_t group = 0; group < sequence->tables.size(); ++group) {
+    const int window = demand_.windows[group];
+    if (window == 0) continue;
+    BlockTable& table = sequence->tables[group];
+    // The block that is written next stays, if it exists.
+    const int first =
+        std::min(FirstBlockInWindow(sequence->computed, window, block_tokens_), table.size() - 1);
+    for (; table.first_block < first; ++table.first_block) {
+      ReleaseBlock(std::exchange(table.blocks[table.first_block], -1));
+    }
   }
 }
 

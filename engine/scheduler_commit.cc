@@ -118,9 +118,9 @@ void Scheduler::ObserveStep(const StepPlan& plan, double seconds) {
 
 void Scheduler::Fork(Sequence* leader, Sequence* follower) {
   follower->leader = nullptr;
-  follower->table = leader->table;
-  for (int i = follower->table.first_block; i < follower->table.size(); ++i) {
-    allocator_.AddRef(follower->table.blocks[i]);
+  follower->tables = leader->tables;
+  for (const BlockTable& table : follower->tables) {
+    for (int i = table.first_block; i < table.size(); ++i) allocator_.AddRef(table.blocks[i]);
   }
   follower->computed = leader->computed;
   follower->cached = leader->cached;
@@ -183,7 +183,7 @@ void Scheduler::FinishSequence(Sequence* sequence, OutputDelta delta, TimePoint 
     waiting_.Erase(sequence);
     if (blocked_ == sequence) blocked_ = nullptr;
   }
-  DropHostBlock(sequence);
+  DropHostBlocks(sequence);
   sequence->state = Sequence::State::kFinished;
   sequence->scheduled = 0;
   request->any_length |= delta.finish == FinishReason::kLength;

@@ -35,13 +35,13 @@ struct Sequence {
   int scheduled = 0;            // in the step now planned
   int pending = 0;              // 0 or 1
 
-  BlockTable table;
+  std::vector<BlockTable> tables;  // of every layer group
   // The entries of the prefix cache that this sequence has walked: blocks and the last one's node.
   int hashed_blocks = 0;
   PrefixCache::NodeId hashed_node = PrefixCache::kRoot;
-  // Of a preempted sequence: where its last, not full block waits on the host, and how many tokens
-  // were computed then.
-  int32_t host_slot = -1;
+  // Of a preempted sequence: where its last, not full blocks of every group wait on the host
+  // (empty: nowhere), and how many tokens were computed then.
+  std::vector<int32_t> host_slots;
   int host_computed = 0;
 
   std::unique_ptr<ConstraintState> constraint;  // null: any token may be drawn

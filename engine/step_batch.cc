@@ -7,6 +7,7 @@ void StepBatch::Clear() {
   positions.clear();
   cu_seqlens.clear();
   context_lens.clear();
+  num_groups = 1;
   slot_mapping.clear();
   block_tables.clear();
   max_blocks = 0;

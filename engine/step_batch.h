@@ -29,8 +29,9 @@ struct StepBatch {
   std::vector<int32_t> positions;     // [T]
   std::vector<int32_t> cu_seqlens;    // [S + 1]
   std::vector<int32_t> context_lens;  // [S]
-  std::vector<int64_t> slot_mapping;  // [T]
-  std::vector<int32_t> block_tables;  // [S, max_blocks], unused entries -1
+  int num_groups = 1;                 // G, layer groups: each has its own blocks
+  std::vector<int64_t> slot_mapping;  // [G, T]
+  std::vector<int32_t> block_tables;  // [G, S, max_blocks], unused entries -1
   int max_blocks = 0;
   std::vector<SampleRow> rows;         // [R]
   std::vector<int32_t> pooled_tokens;  // [P] rows of token_ids whose final hidden state is wanted

@@ -44,6 +44,29 @@ void AppendRows(const Sequence& sequence, int base, std::vector<SampleRow>* rows
   for (const Sequence* follower : sequence.followers) rows->push_back(DrawRow(*follower, last));
 }
 
+// Where the tokens lie, group by group.
+void AppendTables(const StepPlan& plan, int block_tokens, StepBatch* batch) {
+  const size_t sequences = plan.sequences.size();
+  batch->num_groups = static_cast<int>(plan.sequences.front()->tables.size());
+  batch->slot_mapping.reserve(batch->token_ids.size() * batch->num_groups);
+  batch->block_tables.assign(sequences * batch->max_blocks * batch->num_groups, -1);
+  int32_t* table_row = batch->block_tables.data();
+  for (int group = 0; group < batch->num_groups; ++group) {
+    for (size_t s = 0; s < sequences; ++s) {
+      const Sequence& sequence = *plan.sequences[s];
+      const BlockTable& table = sequence.tables[group];
+      const int context = batch->context_lens[s];
+      for (int position = sequence.computed; position < context; ++position) {
+        batch->slot_mapping.push_back(table.Slot(position, block_tokens));
+      }
+      std::copy_n(table.blocks.begin(), BlocksForTokens(context, block_tokens), table_row);
+      // Nothing reads what fell out of the window, but every entry is a block of this sequence.
+      std::fill_n(table_row, table.first_block, table.blocks[table.first_block]);
+      table_row += batch->max_blocks;
+    }
+  }
+}
+
 }  // namespace
 
 void StepPlan::Clear() {
@@ -100,13 +123,7 @@ bool DrawsToken(const Sequence& sequence) {
 void BuildStepBatch(const StepPlan& plan, int block_tokens, StepBatch* batch) {
   batch->Clear();
   batch->block_moves = plan.block_moves;
-  for (const Sequence* sequence : plan.sequences) {
-    const int context = sequence->computed + sequence->scheduled;
-    batch->max_blocks = std::max(batch->max_blocks, BlocksForTokens(context, block_tokens));
-  }
-  batch->block_tables.assign(plan.sequences.size() * batch->max_blocks, -1);
   batch->cu_seqlens.push_back(0);
-  int32_t* table_row = batch->block_tables.data();
   batch->rows.reserve(plan.sequences.size());
   for (const Sequence* sequence : plan.sequences) {
     const int base = batch->num_tokens();
@@ -114,7 +131,6 @@ void BuildStepBatch(const StepPlan& plan, int block_tokens, StepBatch* batch) {
     for (int position = sequence->computed; position < context; ++position) {
       batch->token_ids.push_back(sequence->tokens[position]);
       batch->positions.push_back(position);
-      batch->slot_mapping.push_back(sequence->table.Slot(position, block_tokens));
     }
     AppendRows(*sequence, base, &batch->rows);
     const auto [first_pooled, end_pooled] = PooledRows(*sequence);
@@ -123,12 +139,9 @@ void BuildStepBatch(const StepPlan& plan, int block_tokens, StepBatch* batch) {
     }
     batch->cu_seqlens.push_back(batch->num_tokens());
     batch->context_lens.push_back(context);
-    const auto& blocks = sequence->table.blocks;
-    std::copy_n(blocks.begin(), BlocksForTokens(context, block_tokens), table_row);
-    // Nothing reads what fell out of the window, but every entry is a block of this sequence.
-    std::fill_n(table_row, sequence->table.first_block, blocks[sequence->table.first_block]);
-    table_row += batch->max_blocks;
+    batch->max_blocks = std::max(batch->max_blocks, BlocksForTokens(context, block_tokens));
   }
+  AppendTables(plan, block_tokens, batch);
 }
 
 }  // namespace palu

@@ -137,6 +137,9 @@ void AddCacheBytes(const MetricsSnapshot& m, const CacheReport& cache, MetricsFa
   out->Gauge(name, help, blocks(m.blocks_total - m.blocks_used - m.blocks_cached),
              {{"kind", "reserved"}});
   out->Gauge("palu:kv_cache_bytes_per_token", "Bytes that one token takes", cache.bytes_per_token);
+  out->Gauge("palu:kv_cache_bytes_per_token_beyond_windows",
+             "Bytes that one token takes once no sliding window covers it",
+             cache.bytes_per_token_beyond_windows);
   out->Gauge("palu:kv_cache_bytes_per_token_uncompressed",
              "Bytes that one token would take in a plain 16-bit cache",
              cache.bytes_per_token_uncompressed);

@@ -7,7 +7,8 @@
 
 #include "config/config_value.h"
 #include "config/server_config.h"
-#include "engine/cache/latent_layout.h"
+#include "engine/cache/block_table.h"
+#include "engine/model/cache_shape.h"
 #include "engine/model/model_config.h"
 #include "engine/model/palu_config.h"
 #include "engine/model/safetensors.h"
@@ -22,10 +23,6 @@ constexpr char kUsage[] =
     "Says how many users of --context tokens each fit into a device of SIZE (such as 80GiB) at\n"
     "once. --reserve is the part of SIZE kept for activations, logits and the driver (default\n"
     "10%). Settings such as --cache.format or --cache.block_tokens count as when serving.\n";
-
-int64_t BlocksOf(int64_t tokens, int block_tokens) {
-  return (tokens + block_tokens - 1) / block_tokens;
-}
 
 int64_t WeightBytes(const Safetensors& files) {
   int64_t bytes = 0;
@@ -77,8 +74,12 @@ std::string Describe(const PlanRequest& request, const Plan& plan) {
       << "  reserve        " << Gib(plan.reserve_bytes)
       << " (activations, logits, driver: an assumption, see --reserve)\n"
       << "  KV cache       " << Gib(plan.pool_bytes) << "\n"
-      << "bytes per token  " << ratio << "\n"
-      << "tokens           " << plan.capacity_tokens << "\n"
+      << "bytes per token  " << ratio << "\n";
+  const double beyond = plan.bytes_per_token_beyond_windows;
+  if (beyond > 0 && beyond < plan.bytes_per_token) {
+    out << "                 " << beyond << " once no sliding window covers it\n";
+  }
+  out << "tokens           " << plan.capacity_tokens << "\n"
       << "users            " << plan.users << " with " << plan.context_tokens
       << " tokens each at once (uncompressed: " << plan.users_uncompressed << ")\n"
       << "settings         --cache.memory=" << plan.pool_bytes << "B";
@@ -96,7 +97,6 @@ Plan MakePlan(const PlanRequest& request) {
   const ModelConfig config = ModelConfig::Load(request.model.path);
   const Safetensors files = Safetensors::OpenDirectory(request.model.path);
   const auto specs = ResolveCache(LoadPlan(request.model.path, config), request.cache, files);
-  const LatentLayout layout(specs, request.cache.block_tokens);
 
   Plan plan;
   plan.model_type = config.model_type;
@@ -111,16 +111,20 @@ Plan MakePlan(const PlanRequest& request) {
                     ", expected at most " + std::to_string(plan.max_context_tokens) +
                     ", the limit of " + request.model.path);
   }
+  const CacheShape shape =
+      ShapeCache(config, specs, request.cache, plan.max_context_tokens, request.engine.step_tokens);
+  const LatentLayout& layout = shape.layout;
   plan.weights_bytes = WeightBytes(files);
   plan.reserve_bytes =
       static_cast<int64_t>(request.reserve_fraction * static_cast<double>(request.memory_bytes));
   plan.bytes_per_token = layout.bytes_per_token();
+  plan.bytes_per_token_beyond_windows = shape.bytes_per_token_beyond_windows();
   plan.bytes_per_token_uncompressed =
       2.0 * 2.0 * config.num_layers * config.num_kv_heads * config.head_dim;
 
   const int64_t left = request.memory_bytes - plan.weights_bytes - plan.reserve_bytes;
   const int64_t blocks = std::max<int64_t>(left, 0) / layout.block_bytes();
-  const int64_t blocks_per_user = BlocksOf(plan.context_tokens, layout.block_tokens());
+  const int64_t blocks_per_user = shape.demand.BlocksOf(plan.context_tokens);
   if (blocks < blocks_per_user) {
     throw LoadError("--gpu-memory: found " + std::to_string(request.memory_bytes) +
                     " bytes, of which weights take " + std::to_string(plan.weights_bytes) +
@@ -129,11 +133,11 @@ Plan MakePlan(const PlanRequest& request) {
                     std::to_string(blocks_per_user * layout.block_bytes()) + " bytes");
   }
   plan.pool_bytes = blocks * layout.block_bytes();
-  plan.capacity_tokens = blocks * layout.block_tokens();
+  plan.capacity_tokens = shape.demand.TokensIn(blocks, plan.context_tokens);
   plan.users = blocks / blocks_per_user;
   const double plain_block = plan.bytes_per_token_uncompressed * layout.block_tokens();
-  plan.users_uncompressed =
-      static_cast<int64_t>(static_cast<double>(left) / plain_block) / blocks_per_user;
+  plan.users_uncompressed = static_cast<int64_t>(static_cast<double>(left) / plain_block) /
+                            BlocksForTokens(plan.context_tokens, layout.block_tokens());
   return plan;
 }
 

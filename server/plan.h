@@ -28,8 +28,9 @@ struct Plan {
   int64_t capacity_tokens = 0;
   int64_t users = 0;  // that have context_tokens each, at the same time
   double bytes_per_token = 0;
-  double bytes_per_token_uncompressed = 0;  // 16-bit keys and values
-  int64_t users_uncompressed = 0;           // in the same pool
+  double bytes_per_token_beyond_windows = 0;  // as CacheReport
+  double bytes_per_token_uncompressed = 0;    // 16-bit keys and values
+  int64_t users_uncompressed = 0;             // in the same pool
 };
 
 // Reads config.json, palu_config.json and the headers of the weights. Throws LoadError where the

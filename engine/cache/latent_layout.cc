@@ -1,5 +1,7 @@
 #include "engine/cache/latent_layout.h"
 
+#include <algorithm>
+
 #include "kernels/check.h"
 
 namespace palu {
@@ -29,15 +31,22 @@ std::vector<LatentSegment> Place(const ProjectionSpec& spec, int block_tokens, i
 
 }  // namespace
 
-LatentLayout::LatentLayout(const std::vector<LayerSpec>& layers, int block_tokens)
-    : block_tokens_(block_tokens) {
+LatentLayout::LatentLayout(const std::vector<LayerSpec>& layers, int block_tokens,
+                           const std::vector<LayerGroup>& groups)
+    : layers_(layers.size()),
+      block_tokens_(block_tokens),
+      num_groups_(std::max(1, static_cast<int>(groups.size()))) {
   PALU_CHECK(block_tokens > 0);
-  for (const LayerSpec& spec : layers) {
-    Layer layer;
-    layer.key = Place(spec.key, block_tokens, &block_bytes_);
-    layer.value = Place(spec.value, block_tokens, &block_bytes_);
-    layers_.push_back(std::move(layer));
+  for (size_t group = 0; group < groups.size(); ++group) {
+    for (const int layer : groups[group].layers) layers_[layer].group = static_cast<int>(group);
   }
+  std::vector<int64_t> ends(num_groups_, 0);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    int64_t* end = &ends[layers_[i].group];
+    layers_[i].key = Place(layers[i].key, block_tokens, end);
+    layers_[i].value = Place(layers[i].value, block_tokens, end);
+  }
+  block_bytes_ = *std::max_element(ends.begin(), ends.end());
 }
 
 uint64_t LatentLayout::Fingerprint() const {
@@ -48,6 +57,7 @@ uint64_t LatentLayout::Fingerprint() const {
   };
   mix(block_tokens_);
   for (const Layer& layer : layers_) {
+    mix(layer.group);
     for (const auto* segments : {&layer.key, &layer.value}) {
       for (const LatentSegment& segment : *segments) {
         mix(static_cast<int64_t>(segment.format));

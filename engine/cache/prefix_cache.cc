@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "engine/cache/block_table.h"
 #include "kernels/check.h"
 
 namespace palu {
@@ -12,20 +11,25 @@ PrefixCache::PrefixCache(BlockAllocator* allocator, const Options& options)
     : allocator_(allocator),
       options_(options),
       reuse_(options.host != nullptr ? options.host->num_blocks() : 0),
-      by_block_(allocator->num_blocks(), kRoot) {
+      by_block_(allocator->num_blocks()) {
   PALU_CHECK(options.host == nullptr || options.moves != nullptr);
 }
 
 PrefixCache::~PrefixCache() {
-  while (!host_order_.empty()) DropBytes(&entries_.at(host_order_.front()));
-  while (!evictable_.empty()) DropBytes(&entries_.at(evictable_.front()));
+  while (!host_order_.empty()) DropBytes(host_order_.front());
+  while (!evictable_.empty()) DropBytes(evictable_.front());
   PALU_CHECK(entries_.empty());
 }
 
-PrefixCache::Match PrefixCache::Take(const std::vector<int32_t>& tokens, int max_tokens,
-                                     NodeId root, bool use_host) {
+bool PrefixCache::Entry::has_bytes() const {
+  return std::any_of(parts.begin(), parts.end(), [](const Part& part) { return part.has_bytes(); });
+}
+
+std::vector<PrefixCache::Entry*> PrefixCache::LongestHit(const std::vector<int32_t>& tokens,
+                                                         int max_tokens, NodeId root,
+                                                         bool use_host) {
   std::vector<Entry*> path;
-  int with_bytes = 0;  // at the end of path
+  std::vector<int> with_bytes(num_groups(), 0);  // at the end of path
   int hit = 0;
   NodeId parent = root;
   uint64_t hash = HashOf(root);
@@ -38,120 +42,163 @@ PrefixCache::Match PrefixCache::Take(const std::vector<int32_t>& tokens, int max
       break;
     }
     hash = entry->hash;
-    const bool usable = use_host ? entry->has_bytes() : entry->block >= 0;
-    if (!usable && options_.window_tokens == 0) break;
     path.push_back(entry);
-    with_bytes = usable ? with_bytes + 1 : 0;
     const int blocks = static_cast<int>(path.size());
-    if (with_bytes >= blocks - FirstNeeded(blocks)) hit = blocks;
+    bool ends = false, whole = true;
+    for (int group = 0; group < num_groups(); ++group) {
+      const Part& part = entry->parts[group];
+      const bool usable = use_host ? part.has_bytes() : part.block >= 0;
+      with_bytes[group] = usable ? with_bytes[group] + 1 : 0;
+      ends |= !usable && sees_everything(group);
+      whole &= with_bytes[group] >= blocks - FirstNeeded(group, blocks);
+    }
+    if (ends) break;
+    if (whole) hit = blocks;
     parent = entry->node;
   }
+  path.resize(hit);
+  return path;
+}
+
+PrefixCache::Match PrefixCache::Take(const std::vector<int32_t>& tokens, int max_tokens,
+                                     NodeId root, bool use_host) {
+  const std::vector<Entry*> path = LongestHit(tokens, max_tokens, root, use_host);
+  const int hit = static_cast<int>(path.size());
   Match match;
-  match.first_block = FirstNeeded(hit);
-  for (int i = 0; i < hit; ++i) {
-    Entry* entry = path[i];
-    match.nodes.push_back(entry->node);
-    match.blocks.push_back(i < match.first_block ? -1 : entry->block);
-    if (i < match.first_block) continue;
-    if (entry->block >= 0) {
-      Unlist(entry);
-      allocator_->AddRef(entry->block);
-    } else {
-      // Out of its order, so that making room for the others cannot drop it.
-      host_order_.erase(entry->place);
-      ++match.host_blocks;
+  match.tables.resize(num_groups());
+  for (const Entry* entry : path) match.nodes.push_back(entry->node);
+  for (int group = 0; group < num_groups(); ++group) {
+    BlockTable& table = match.tables[group];
+    table.first_block = FirstNeeded(group, hit);
+    for (int i = 0; i < hit; ++i) {
+      Part& part = path[i]->parts[group];
+      table.blocks.push_back(i < table.first_block ? -1 : part.block);
+      if (i < table.first_block) continue;
+      if (part.block >= 0) {
+        Unlist(&part);
+        allocator_->AddRef(part.block);
+      } else {
+        // Out of its order, so that making room for the others cannot drop it.
+        host_order_.erase(part.place);
+        ++match.host_blocks;
+      }
     }
   }
   return match;
 }
 
 void PrefixCache::BringBack(Match* match) {
-  for (int i = match->first_block; i < match->size() && match->host_blocks > 0; ++i) {
-    if (match->blocks[i] >= 0) continue;
-    if (allocator_->num_free() == 0) PALU_CHECK(EvictOne());
-    Entry& entry = entries_.at(match->nodes[i]);
-    const int32_t block = allocator_->Allocate();
-    options_.moves->push_back({BlockMove::Kind::kToDevice, entry.slot, block});
-    options_.host->Release(entry.slot);
-    entry.slot = -1;
-    entry.block = block;
-    by_block_[block] = entry.node;
-    allocator_->AddRef(block);
-    match->blocks[i] = block;
-    --match->host_blocks;
-    ++counters_.loaded;
-    if (std::exchange(entry.guessed, false)) reuse_.Loaded();
+  for (int group = 0; group < num_groups(); ++group) {
+    BlockTable& table = match->tables[group];
+    for (int i = table.first_block; i < table.size() && match->host_blocks > 0; ++i) {
+      if (table.blocks[i] >= 0) continue;
+      if (allocator_->num_free() == 0) PALU_CHECK(EvictOne());
+      Part& part = entries_.at(match->nodes[i]).parts[group];
+      const int32_t block = allocator_->Allocate();
+      options_.moves->push_back({BlockMove::Kind::kToDevice, part.slot, block});
+      options_.host->Release(part.slot);
+      part.slot = -1;
+      part.block = block;
+      by_block_[block] = {match->nodes[i], group};
+      allocator_->AddRef(block);
+      table.blocks[i] = block;
+      --match->host_blocks;
+      ++counters_.loaded;
+      if (std::exchange(part.guessed, false) && group == 0) reuse_.Loaded();
+    }
   }
 }
 
 void PrefixCache::Return(Match* match) {
   // Backwards, so that the end of a prefix goes before its beginning.
-  for (int i = match->size(); i-- > match->first_block;) {
-    if (match->blocks[i] >= 0) {
-      if (allocator_->Release(match->blocks[i]) == 1) OnLastHolder(match->blocks[i]);
-    } else {
-      Entry& entry = entries_.at(match->nodes[i]);
-      entry.place = host_order_.insert(host_order_.end(), entry.node);
+  for (int i = match->size(); i-- > 0;) {
+    for (int group = 0; group < num_groups(); ++group) {
+      const BlockTable& table = match->tables[group];
+      if (i < table.first_block) continue;
+      if (const int32_t block = table.blocks[i]; block >= 0) {
+        if (allocator_->Release(block) == 1) OnLastHolder(block);
+      } else {
+        Part& part = entries_.at(match->nodes[i]).parts[group];
+        part.place = host_order_.insert(host_order_.end(), {match->nodes[i], group});
+      }
     }
   }
   *match = Match();
 }
 
-PrefixCache::NodeId PrefixCache::Insert(NodeId parent, const int32_t* tokens, int32_t block) {
+PrefixCache::Entry* PrefixCache::Add(uint64_t hash, NodeId parent, const int32_t* tokens) {
+  const NodeId node = next_node_++;
+  Entry* entry = &entries_[node];
+  entry->node = node;
+  entry->parent = parent;
+  entry->hash = hash;
+  entry->tokens.assign(tokens, tokens + options_.block_tokens);
+  entry->parts.resize(num_groups());
+  by_hash_.emplace(hash, node);
+  if (const auto up = entries_.find(parent); up != entries_.end()) ++up->second.children;
+  return entry;
+}
+
+PrefixCache::NodeId PrefixCache::Insert(NodeId parent, const int32_t* tokens,
+                                        std::span<const int32_t> blocks) {
   const uint64_t hash = Hash(HashOf(parent), tokens);
   Entry* entry = Find(hash, parent, tokens);
-  if (entry != nullptr && entry->block >= 0) return entry->node;
-  PALU_CHECK(by_block_[block] == kRoot);
-  if (entry == nullptr) {
-    const NodeId node = next_node_++;
-    entry = &entries_[node];
-    entry->node = node;
-    entry->parent = parent;
-    entry->hash = hash;
-    entry->tokens.assign(tokens, tokens + options_.block_tokens);
-    by_hash_.emplace(hash, node);
-    if (const auto up = entries_.find(parent); up != entries_.end()) ++up->second.children;
-  } else if (entry->slot >= 0) {
-    host_order_.erase(entry->place);
-    options_.host->Release(entry->slot);
-    entry->slot = -1;
-    entry->guessed = false;
+  if (entry == nullptr) entry = Add(hash, parent, tokens);
+  for (int group = 0; group < num_groups(); ++group) {
+    Part& part = entry->parts[group];
+    if (part.block >= 0) continue;
+    const int32_t block = blocks[group];
+    PALU_CHECK(by_block_[block].node == kRoot);
+    if (part.slot >= 0) {
+      host_order_.erase(part.place);
+      options_.host->Release(std::exchange(part.slot, -1));
+      part.guessed = false;
+    }
+    allocator_->AddRef(block);
+    part.block = block;
+    by_block_[block] = {entry->node, group};
   }
-  allocator_->AddRef(block);
-  entry->block = block;
-  by_block_[block] = entry->node;
   return entry->node;
 }
 
 void PrefixCache::OnLastHolder(int32_t block) {
-  const NodeId node = by_block_[block];
-  if (node == kRoot) return;
-  Entry& entry = entries_.at(node);
-  if (entry.evictable) return;
-  entry.place = evictable_.insert(evictable_.end(), node);
-  entry.evictable = true;
+  const PartId id = by_block_[block];
+  if (id.node == kRoot) return;
+  Part& part = entries_.at(id.node).parts[id.group];
+  if (part.evictable) return;
+  part.place = evictable_.insert(evictable_.end(), id);
+  part.evictable = true;
 }
 
 bool PrefixCache::EvictOne() {
   if (evictable_.empty()) return false;
-  const NodeId node = evictable_.front();
-  const bool store = ShouldStore(entries_.at(node));
+  const PartId id = evictable_.front();
+  const bool store = ShouldStore(entries_.at(id.node));
   const int32_t slot = store ? TakeHostSlot() : -1;
-  Entry& entry = entries_.at(node);
-  if (slot < 0) {
-    if (options_.host != nullptr && !entry.expected) reuse_.Lost(entry.hash);
-    DropBytes(&entry);
+  const auto found = entries_.find(id.node);
+  if (found == entries_.end()) {
+    // Another part of the same entry made room on the host, and the entry was worth nothing then.
+    if (slot >= 0) options_.host->Release(slot);
     return true;
   }
-  entry.guessed = !entry.expected;
-  if (entry.guessed) reuse_.Stored();
-  Unlist(&entry);
-  options_.moves->push_back({BlockMove::Kind::kToHost, entry.block, slot});
-  by_block_[entry.block] = kRoot;
-  allocator_->Release(entry.block);
-  entry.block = -1;
-  entry.slot = slot;
-  entry.place = host_order_.insert(host_order_.end(), node);
+  Entry& entry = found->second;
+  // What becomes of the first group's parts tells what becomes of their prefixes.
+  const bool counts = options_.host != nullptr && !entry.expected && id.group == 0;
+  if (slot < 0) {
+    if (counts) reuse_.Lost(entry.hash);
+    DropBytes(id);
+    return true;
+  }
+  if (counts) reuse_.Stored();
+  Part& part = entry.parts[id.group];
+  part.guessed = !entry.expected;
+  Unlist(&part);
+  options_.moves->push_back({BlockMove::Kind::kToHost, part.block, slot});
+  by_block_[part.block] = {};
+  allocator_->Release(part.block);
+  part.block = -1;
+  part.slot = slot;
+  part.place = host_order_.insert(host_order_.end(), id);
   ++counters_.stored;
   return true;
 }
@@ -159,7 +206,7 @@ bool PrefixCache::EvictOne() {
 int32_t PrefixCache::TakeHostSlot() {
   if (options_.host == nullptr) return -1;
   if (options_.host->num_free() == 0 && !host_order_.empty()) {
-    DropBytes(&entries_.at(host_order_.front()));
+    DropBytes(host_order_.front());
   }
   return options_.host->Allocate();
 }
@@ -188,9 +235,9 @@ void PrefixCache::AskForLost(uint64_t hash, const int32_t* tokens, int count) {
   }
 }
 
-int PrefixCache::FirstNeeded(int blocks) const {
-  if (options_.window_tokens == 0) return 0;
-  return FirstBlockInWindow(blocks * options_.block_tokens, options_.window_tokens,
+int PrefixCache::FirstNeeded(int group, int blocks) const {
+  if (sees_everything(group)) return 0;
+  return FirstBlockInWindow(blocks * options_.block_tokens, options_.windows[group],
                             options_.block_tokens);
 }
 
@@ -222,25 +269,36 @@ PrefixCache::Entry* PrefixCache::Find(uint64_t hash, NodeId parent, const int32_
   return nullptr;
 }
 
-void PrefixCache::Unlist(Entry* entry) {
-  if (!entry->evictable) return;
-  evictable_.erase(entry->place);
-  entry->evictable = false;
+void PrefixCache::Unlist(Part* part) {
+  if (!part->evictable) return;
+  evictable_.erase(part->place);
+  part->evictable = false;
 }
 
-void PrefixCache::DropBytes(Entry* entry) {
-  if (entry->block >= 0) {
-    Unlist(entry);
-    by_block_[entry->block] = kRoot;
-    allocator_->Release(entry->block);
-    entry->block = -1;
+void PrefixCache::DropBytes(PartId id) {
+  Entry& entry = entries_.at(id.node);
+  if (!sees_everything(id.group)) {
+    DropPart(&entry.parts[id.group]);
+    if (entry.children > 0 || entry.has_bytes()) return;
   } else {
-    host_order_.erase(entry->place);
-    options_.host->Release(entry->slot);
-    entry->slot = -1;
+    for (Part& part : entry.parts) {
+      if (part.has_bytes()) DropPart(&part);
+    }
+  }
+  Erase(id.node);
+}
+
+// Sequences may still hold the block.
+void PrefixCache::DropPart(Part* part) {
+  if (part->block >= 0) {
+    Unlist(part);
+    by_block_[part->block] = {};
+    allocator_->Release(std::exchange(part->block, -1));
+  } else {
+    host_order_.erase(part->place);
+    options_.host->Release(std::exchange(part->slot, -1));
   }
   ++counters_.dropped;
-  if (entry->children == 0 || options_.window_tokens == 0) Erase(entry->node);
 }
 
 void PrefixCache::Erase(NodeId node) {

@@ -3,25 +3,28 @@
 
 #include <cstdint>
 #include <list>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "engine/cache/block_allocator.h"
 #include "engine/cache/block_move.h"
+#include "engine/cache/block_table.h"
 #include "engine/cache/reuse_estimate.h"
 
 namespace palu {
 
 // A trie of full blocks: an entry is keyed by its parent entry and its own tokens, hashed for the
 // look-up and compared in full, so that a hash collision can never hand out another prompt's
-// latents. Prompts of different salts begin at different roots. An entry's bytes lie in a device
-// block, of which it holds one reference, or in a slot of the host tier. Blocks that nobody else
-// holds are taken in the order of their last use: they move to the host, whose oldest entry makes
-// room, or are lost: without a host tier, or where blocks are asked for again too seldom to be
-// worth the way there and back.
+// latents. Prompts of different salts begin at different roots. An entry has one part per layer
+// group, whose bytes lie in a device block, of which it holds one reference, or in a slot of the
+// host tier. Blocks that nobody else holds are taken in the order of their last use: they move to
+// the host, whose oldest part makes room, or are lost: without a host tier, or where blocks are
+// asked for again too seldom to be worth the way there and back.
 //
-// With a sliding window only the last window_tokens before a hit's end must be there, so an entry
-// that lost its bytes stays as a way to its children.
+// Of a group with a sliding window only the last window before a hit's end must be there, so an
+// entry that lost such a part stays: for its other parts, or as a way to its children. Without the
+// part of a group that sees everything it is worth nothing, and goes.
 //
 // Engine thread only; allocators and the list of moves must outlive it.
 class PrefixCache {
@@ -35,8 +38,8 @@ class PrefixCache {
 
   struct Options {
     int block_tokens = 16;
-    int window_tokens = 0;       // 0: none
-    uint64_t format_key = 0;     // of the cache's layout, part of every key
+    std::vector<int> windows = {0};  // in tokens, of every layer group; 0: none
+    uint64_t format_key = 0;         // of the cache's layout, part of every key
     uint64_t hash_mask = ~0ull;  // bits of the hash that are used; tests make collisions certain
     BlockAllocator* host = nullptr;           // null: no host tier
     std::vector<BlockMove>* moves = nullptr;  // with host: where copies are asked for
@@ -53,15 +56,14 @@ class PrefixCache {
   PrefixCache& operator=(const PrefixCache&) = delete;
 
   struct Match {
-    // In order; one reference each was taken for the caller. -1: on the host until BringBack, or
-    // (before first_block) out of the window and not needed.
-    std::vector<int32_t> blocks;
-    std::vector<NodeId> nodes;  // of blocks
-    int first_block = 0;        // those before it lie out of the window
-    int host_blocks = 0;        // of blocks, to be brought back
+    // Of every group; one reference of each block was taken for the caller. -1: on the host until
+    // BringBack, or (before first_block) out of the window and not needed.
+    std::vector<BlockTable> tables;
+    std::vector<NodeId> nodes;  // of the tables' entries
+    int host_blocks = 0;        // of the tables, to be brought back
 
     NodeId node(NodeId root) const { return nodes.empty() ? root : nodes.back(); }
-    int size() const { return static_cast<int>(blocks.size()); }
+    int size() const { return static_cast<int>(nodes.size()); }
   };
   // The longest cached prefix of tokens[0, max_tokens) from a root on, in full blocks; without
   // use_host it ends where the bytes are on the host. What is found on the host stays there until
@@ -73,14 +75,16 @@ class PrefixCache {
   // Undoes Take.
   void Return(Match* match);
 
-  // Makes a full block findable as the child of parent; tokens points to its block_tokens ids. If
-  // an equal entry exists, that one stays. Returns the entry's node.
-  NodeId Insert(NodeId parent, const int32_t* tokens, int32_t block);
+  // Makes a full block of every group findable as the child of parent; tokens points to the
+  // block_tokens ids. An equal entry keeps what it has on the device, and takes the rest. Returns
+  // the entry's node.
+  NodeId Insert(NodeId parent, const int32_t* tokens, std::span<const int32_t> blocks);
 
   // To be called after a holder has released a block and one reference is left.
   void OnLastHolder(int32_t block);
 
-  // Frees the least recently used block that only the cache holds; false if there is none.
+  // Frees the least recently used block that only the cache holds, and what is worth nothing
+  // without it; false if there is none.
   bool EvictOne();
   // Blocks go to the host only if at least this share of them is asked for again; 0: always. Those
   // of Expect always do, if it is at most 1.
@@ -88,7 +92,7 @@ class PrefixCache {
   // A sequence that was preempted will ask for the entries up to this one; Met: it has.
   void Expect(NodeId last);
   void Met(const Match& match);
-  // A slot of the host tier, for whose sake its oldest entry may go; -1: none.
+  // A slot of the host tier, for whose sake its oldest part may go; -1: none.
   int32_t TakeHostSlot();
 
   int num_evictable() const { return static_cast<int>(evictable_.size()); }
@@ -98,30 +102,46 @@ class PrefixCache {
   double reuse() const { return reuse_.value(); }
 
  private:
-  struct Entry {
+  struct PartId {
     NodeId node = kRoot;
-    NodeId parent = kRoot;
-    uint64_t hash = 0;   // of the text up to here
+    int group = 0;
+  };
+  // Of an entry, in one layer group.
+  struct Part {
     int32_t block = -1;  // on the device, or
     int32_t slot = -1;   // on the host, or neither
-    int children = 0;
     bool evictable = false;
-    bool expected = false;  // see Expect
-    bool guessed = false;   // on the host without being expected
-    std::vector<int32_t> tokens;
-    std::list<NodeId>::iterator place;  // in evictable_ or host_order_
+    bool guessed = false;               // on the host without being expected
+    std::list<PartId>::iterator place;  // in evictable_ or host_order_
 
     bool has_bytes() const { return block >= 0 || slot >= 0; }
   };
+  struct Entry {
+    NodeId node = kRoot;
+    NodeId parent = kRoot;
+    uint64_t hash = 0;  // of the text up to here
+    int children = 0;
+    bool expected = false;  // see Expect
+    std::vector<int32_t> tokens;
+    std::vector<Part> parts;  // of every group
 
+    bool has_bytes() const;
+  };
+
+  int num_groups() const { return static_cast<int>(options_.windows.size()); }
+  bool sees_everything(int group) const { return options_.windows[group] == 0; }
   uint64_t HashOf(NodeId node) const;
   uint64_t Hash(uint64_t parent_hash, const int32_t* tokens) const;
   Entry* Find(uint64_t hash, NodeId parent, const int32_t* tokens);
+  Entry* Add(uint64_t hash, NodeId parent, const int32_t* tokens);
   void AskForLost(uint64_t hash, const int32_t* tokens, int count);
   bool ShouldStore(const Entry& entry) const;
-  int FirstNeeded(int blocks) const;  // of that many, before the next token
-  void Unlist(Entry* entry);          // from evictable_ or host_order_
-  void DropBytes(Entry* entry);       // and the entry, unless it is still a way to others
+  std::vector<Entry*> LongestHit(const std::vector<int32_t>& tokens, int max_tokens, NodeId root,
+                                 bool use_host);
+  int FirstNeeded(int group, int blocks) const;  // of that many, before the next token
+  void Unlist(Part* part);                       // from evictable_ or host_order_
+  void DropBytes(PartId id);  // and the entry, unless it is still of use, or a way to others
+  void DropPart(Part* part);
   void Erase(NodeId node);
 
   BlockAllocator* const allocator_;
@@ -132,9 +152,9 @@ class PrefixCache {
   NodeId next_node_ = kRoot + 1;
   std::unordered_map<NodeId, Entry> entries_;
   std::unordered_multimap<uint64_t, NodeId> by_hash_;
-  std::vector<NodeId> by_block_;  // kRoot: not in the cache
-  std::list<NodeId> evictable_;   // least recently used first
-  std::list<NodeId> host_order_;  // likewise, those on the host
+  std::vector<PartId> by_block_;  // node kRoot: not in the cache
+  std::list<PartId> evictable_;   // least recently used first
+  std::list<PartId> host_order_;  // likewise, those on the host
 };
 
 }  // namespace palu

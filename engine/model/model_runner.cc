@@ -6,7 +6,9 @@
 #include <new>
 #include <optional>
 
+#include "engine/cache/block_table.h"
 #include "engine/cache/latent_cache.h"
+#include "engine/model/cache_shape.h"
 #include "engine/model/host_floats.h"
 #include "engine/model/palu_config.h"
 #include "engine/model/sampler.h"
@@ -54,15 +56,16 @@ void CheckOptions(const EngineOptions& engine, const CacheOptions& cache) {
 }
 
 // Blocks that the cache's memory holds. Throws when that is less than one request of full length.
-int64_t CountBlocks(const CacheOptions& options, const LatentLayout& layout, size_t free_bytes,
+int64_t CountBlocks(const CacheOptions& options, const CacheShape& shape, size_t free_bytes,
                     int max_context) {
+  const LatentLayout& layout = shape.layout;
   const bool fixed = options.memory_bytes > 0;
   const auto bytes =
       fixed ? options.memory_bytes
             : static_cast<int64_t>(options.memory_fraction * static_cast<double>(free_bytes));
   const int64_t blocks =
       std::min<int64_t>(bytes / layout.block_bytes(), INT32_MAX / layout.block_tokens());
-  const int64_t needed = (max_context + layout.block_tokens() - 1) / layout.block_tokens();
+  const int64_t needed = shape.demand.BlocksOf(max_context);
   if (blocks >= needed) return blocks;
   const std::string source = fixed ? "cache.memory"
                                    : "cache.memory_fraction " +
@@ -75,16 +78,6 @@ int64_t CountBlocks(const CacheOptions& options, const LatentLayout& layout, siz
       " bytes each), expected at least " + std::to_string(needed * layout.block_bytes()) +
       " bytes = " + std::to_string(needed) +
       " blocks, one request of model.max_context_tokens = " + std::to_string(max_context));
-}
-
-// The largest window if every layer slides; else 0.
-int CommonWindow(const ModelConfig& config) {
-  int window = 0;
-  for (const auto& layer : config.layers) {
-    if (layer.window == 0) return 0;
-    window = std::max(window, layer.window);
-  }
-  return window;
 }
 
 double Seconds(std::chrono::steady_clock::time_point begin,
@@ -149,13 +142,14 @@ class LoadedModel final : public ModelRunner {
   void ObserveLogits(LogitsObserver observer) override { observer_ = std::move(observer); }
   EngineLimits limits() const override {
     return {.max_context_tokens = max_context_,
-            .block_tokens = layout_->block_tokens(),
+            .block_tokens = shape_->layout.block_tokens(),
             .num_blocks = report_.num_blocks,
             .vocab_size = config_.vocab_size,
             .eos_token_ids = config_.eos_token_ids,
-            .window_tokens = CommonWindow(config_),
+            .group_windows = shape_->demand.windows,
+            .max_chunk_tokens = shape_->demand.chunk_tokens,
             .num_host_blocks = report_.host_blocks,
-            .cache_format_key = layout_->Fingerprint(),
+            .cache_format_key = shape_->layout.Fingerprint(),
             .block_copy_seconds = block_copy_seconds_};
   }
 
@@ -172,7 +166,7 @@ class LoadedModel final : public ModelRunner {
   ModelConfig config_;
   int max_context_ = 0;
   std::vector<LayerSpec> specs_;
-  std::unique_ptr<LatentLayout> layout_;
+  std::unique_ptr<CacheShape> shape_;
   std::unique_ptr<Weights> weights_;
   std::unique_ptr<Transformer> transformer_;
   std::unique_ptr<StepStaging> staging_;
@@ -200,7 +194,8 @@ LoadedModel::LoadedModel(const OpenCheckpoint& open, const ModelOptions& model,
   config_ = std::move(checkpoint.config);
   max_context_ = ContextLimit(model, config_);
   specs_ = ResolveCache(checkpoint.plan, cache, checkpoint.files);
-  layout_ = std::make_unique<LatentLayout>(specs_, cache.block_tokens);
+  shape_ = std::make_unique<CacheShape>(
+      ShapeCache(config_, specs_, cache, max_context_, engine.step_tokens));
   weights_ = Weights::Load(std::move(checkpoint.files), config_, specs_, FormatOfWeights(model),
                            backend_.get());
   BuildWorkspace(engine);
@@ -216,13 +211,12 @@ void LoadedModel::BuildWorkspace(const EngineOptions& engine) {
   limits.max_context = max_context_;
   report_.workspace_bytes = static_cast<int64_t>(backend_->Reserve(limits));
   transformer_ =
-      std::make_unique<Transformer>(config_, *weights_, specs_, *layout_, backend_.get(),
+      std::make_unique<Transformer>(config_, *weights_, specs_, shape_->layout, backend_.get(),
                                     max_tokens, static_cast<int>(max_logit_rows_), max_context_);
-  const int64_t max_blocks =
-      (max_context_ + layout_->block_tokens() - 1) / layout_->block_tokens() + 1;
+  const int64_t max_blocks = BlocksForTokens(max_context_, shape_->layout.block_tokens()) + 1;
   most_ = {engine.max_sequences, static_cast<int>(max_blocks)};
-  staging_ = std::make_unique<StepStaging>(backend_.get(), max_tokens, engine.max_sequences,
-                                           max_blocks * engine.max_sequences);
+  staging_ = std::make_unique<StepStaging>(backend_.get(), shape_->layout.num_groups(), max_tokens,
+                                           engine.max_sequences, max_blocks * engine.max_sequences);
   sampler_ = std::make_unique<Sampler>(backend_.get(), config_.vocab_size, config_.eos_token_ids);
   logits_ =
       backend_->Allocate(static_cast<size_t>(max_logit_rows_ * config_.vocab_size) * sizeof(float));
@@ -231,24 +225,26 @@ void LoadedModel::BuildWorkspace(const EngineOptions& engine) {
 }
 
 void LoadedModel::BuildCache(const CacheOptions& options) {
-  const int64_t blocks = CountBlocks(options, *layout_, backend_->FreeBytes(), max_context_);
+  const LatentLayout& layout = shape_->layout;
+  const int64_t blocks = CountBlocks(options, *shape_, backend_->FreeBytes(), max_context_);
   const int64_t host_blocks =
-      std::min<int64_t>(options.host_memory / layout_->block_bytes(), INT32_MAX);
-  cache_ = std::make_unique<LatentCache>(backend_.get(), *layout_, blocks, host_blocks);
+      std::min<int64_t>(options.host_memory / layout.block_bytes(), INT32_MAX);
+  cache_ = std::make_unique<LatentCache>(backend_.get(), layout, blocks, host_blocks);
   block_copy_seconds_ = cache_->MeasureCopySeconds();
   report_.host_bytes = cache_->host_bytes();
   report_.host_blocks = static_cast<int>(host_blocks);
   report_.capacity_bytes = cache_->bytes();
-  report_.block_bytes = layout_->block_bytes();
+  report_.block_bytes = layout.block_bytes();
   report_.num_blocks = static_cast<int>(blocks);
-  report_.block_tokens = layout_->block_tokens();
-  report_.bytes_per_token = layout_->bytes_per_token();
+  report_.block_tokens = layout.block_tokens();
+  report_.group_windows = shape_->demand.windows;
+  report_.bytes_per_token = layout.bytes_per_token();
+  report_.bytes_per_token_beyond_windows = shape_->bytes_per_token_beyond_windows();
   report_.bytes_per_token_uncompressed =
       2.0 * 2.0 * config_.num_layers * config_.num_kv_heads * config_.head_dim;
-  report_.capacity_tokens = blocks * layout_->block_tokens();
-  const int64_t request_blocks =
-      (max_context_ + layout_->block_tokens() - 1) / layout_->block_tokens();
-  report_.full_length_requests = static_cast<double>(blocks) / static_cast<double>(request_blocks);
+  report_.capacity_tokens = shape_->demand.TokensIn(blocks, max_context_);
+  report_.full_length_requests =
+      static_cast<double>(blocks) / static_cast<double>(shape_->demand.BlocksOf(max_context_));
   report_.weights_bytes = weights_->bytes();
   report_.layers = specs_;
 }

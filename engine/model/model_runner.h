@@ -26,9 +26,11 @@ struct CacheReport {
   int64_t host_bytes = 0;  // of the host tier
   int host_blocks = 0;
   int block_tokens = 0;
-  double bytes_per_token = 0;
-  double bytes_per_token_uncompressed = 0;  // 16-bit dense cache of the same model
-  int64_t capacity_tokens = 0;
+  std::vector<int> group_windows;             // as EngineLimits
+  double bytes_per_token = 0;                 // of one that every layer sees
+  double bytes_per_token_beyond_windows = 0;  // of one that only layers without a window see
+  double bytes_per_token_uncompressed = 0;    // 16-bit dense cache of the same model
+  int64_t capacity_tokens = 0;      // with several groups: in requests of max_context_tokens
   double full_length_requests = 0;  // of max_context_tokens
   int64_t weights_bytes = 0;
   int64_t workspace_bytes = 0;

@@ -43,19 +43,22 @@ void PackedUpload::Download(size_t begin, size_t end) {
                        end - begin);
 }
 
-StepStaging::StepStaging(Backend* backend, int max_tokens, int max_sequences,
+StepStaging::StepStaging(Backend* backend, int num_groups, int max_tokens, int max_sequences,
                          int64_t max_table_entries)
     : backend_(backend),
+      num_groups_(static_cast<size_t>(num_groups)),
       max_tokens_(static_cast<size_t>(max_tokens)),
       max_sequences_(static_cast<size_t>(max_sequences)),
       max_table_entries_(static_cast<size_t>(max_table_entries)) {
   const size_t bytes = 2 * Align(max_tokens_ * sizeof(int32_t)) +
                        Align((max_tokens_ + max_sequences_) * sizeof(int32_t)) +
-                       Align(max_tokens_ * sizeof(int64_t)) +
+                       num_groups_ * Align(max_tokens_ * sizeof(int64_t)) +
                        2 * Align((max_sequences_ + 1) * sizeof(int32_t)) +
-                       Align(max_table_entries_ * sizeof(int32_t));
+                       Align(num_groups_ * max_table_entries_ * sizeof(int32_t));
   host_.resize(bytes);
   device_ = backend->Allocate(bytes);
+  inputs_.slot_mapping.resize(num_groups_);
+  inputs_.block_tables.resize(num_groups_);
 }
 
 template <typename T>
@@ -70,21 +73,28 @@ Tensor StepStaging::Place(size_t* offset, size_t capacity, std::span<const T> va
   return view;
 }
 
-void StepStaging::PlaceTables(size_t* offset, const StepBatch& batch, const StepShape& shape) {
-  inputs_.block_tables = Place<int32_t>(offset, max_table_entries_, {}, 0, DType::kI32,
-                                        {shape.sequences, shape.max_blocks});
-  const int64_t begin =
-      static_cast<std::byte*>(inputs_.block_tables.data) - static_cast<std::byte*>(device_.data());
-  auto* table = reinterpret_cast<int32_t*>(host_.data() + begin);
-  for (int s = 0; s < batch.num_sequences(); ++s) {
-    std::copy_n(batch.block_tables.begin() + int64_t{s} * batch.max_blocks, batch.max_blocks,
-                table + int64_t{s} * shape.max_blocks);
+size_t StepStaging::PlaceTables(size_t offset, const StepBatch& batch, const StepShape& shape) {
+  const int64_t entries = int64_t{shape.sequences} * shape.max_blocks;
+  PALU_CHECK(static_cast<size_t>(entries) <= max_table_entries_);
+  auto from = batch.block_tables.begin();
+  for (Tensor& tables : inputs_.block_tables) {
+    tables = device_.View(DType::kI32, {shape.sequences, shape.max_blocks}, offset);
+    auto* row = reinterpret_cast<int32_t*>(host_.data() + offset);
+    std::fill_n(row, entries, 0);
+    for (int s = 0; s < batch.num_sequences(); ++s) {
+      std::copy_n(from, batch.max_blocks, row);
+      from += batch.max_blocks;
+      row += shape.max_blocks;
+    }
+    offset += static_cast<size_t>(entries) * sizeof(int32_t);
   }
+  return offset;
 }
 
 void StepStaging::Upload(const StepBatch& batch, const StepShape& shape) {
   const int64_t sequences = shape.sequences, added = sequences - batch.num_sequences();
   const int64_t tokens = batch.num_tokens() + added;
+  PALU_CHECK(static_cast<size_t>(batch.num_groups) == num_groups_);
   PALU_CHECK(added >= 0 && shape.max_blocks >= batch.max_blocks);
   PALU_CHECK(added == 0 || batch.num_tokens() == batch.num_sequences());
   std::vector<int32_t> row_tokens;
@@ -100,8 +110,12 @@ void StepStaging::Upload(const StepBatch& batch, const StepShape& shape) {
   };
   inputs_.token_ids = place(max_tokens_, batch.token_ids, 0, tokens);
   inputs_.positions = place(max_tokens_, batch.positions, 0, tokens);
-  inputs_.slot_mapping = Place(&offset, max_tokens_, std::span(batch.slot_mapping), int64_t{-1},
-                               DType::kI64, {tokens});
+  for (size_t group = 0; group < num_groups_; ++group) {
+    const auto slots = std::span(batch.slot_mapping)
+                           .subspan(group * batch.token_ids.size(), batch.token_ids.size());
+    inputs_.slot_mapping[group] =
+        Place(&offset, max_tokens_, slots, int64_t{-1}, DType::kI64, {tokens});
+  }
   logit_rows_ = place(max_tokens_ + max_sequences_, row_tokens, 0, rows);
   const size_t lengths = offset;
   inputs_.cu_seqlens = place(max_sequences_ + 1, cu_seqlens, 0, sequences + 1);
@@ -111,9 +125,8 @@ void StepStaging::Upload(const StepBatch& batch, const StepShape& shape) {
                              static_cast<size_t>(sequences + 1)};
   inputs_.host_context_lens = {reinterpret_cast<const int32_t*>(host_.data() + contexts),
                                static_cast<size_t>(sequences)};
-  // The tables come last, so that only the part in use is copied.
-  const size_t used = offset + static_cast<size_t>(sequences) * shape.max_blocks * sizeof(int32_t);
-  PlaceTables(&offset, batch, shape);
+  // The tables come last, one after the other, so that only the part in use is copied.
+  const size_t used = PlaceTables(offset, batch, shape);
   backend_->CopyToDevice(device_.data(), host_.data(), used);
 }
 

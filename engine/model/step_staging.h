@@ -59,14 +59,14 @@ struct StepShape {
 // replayed. Used by the engine thread only.
 class StepStaging {
  public:
-  // max_table_entries: most entries of all block tables of a step together.
-  StepStaging(Backend* backend, int max_tokens, int max_sequences, int64_t max_table_entries);
+  // max_table_entries: most entries of all block tables of a step and a layer group together.
+  StepStaging(Backend* backend, int num_groups, int max_tokens, int max_sequences,
+              int64_t max_table_entries);
 
-  // Copies the batch to the device; at most max_tokens + max_sequences rows (a prompt scored token
-  // by token, and the choices that share its last token). The views are valid until the next
-  // Upload.
-  // A step of one token per sequence may be padded to a larger shape: with sequences whose one
-  // token is not cached and whose results mean nothing.
+  // Copies the batch, of as many layer groups, to the device; at most max_tokens + max_sequences
+  // rows (a prompt scored token by token, and the choices that share its last token). The views are
+  // valid until the next Upload. A step of one token per sequence may be padded to a larger shape:
+  // with sequences whose one token is not cached and whose results mean nothing.
   void Upload(const StepBatch& batch, const StepShape& shape);
   void Upload(const StepBatch& batch) { Upload(batch, {batch.num_sequences(), batch.max_blocks}); }
 
@@ -79,10 +79,11 @@ class StepStaging {
   template <typename T>
   Tensor Place(size_t* offset, size_t capacity, std::span<const T> values, T filler, DType dtype,
                std::initializer_list<int64_t> shape);
-  void PlaceTables(size_t* offset, const StepBatch& batch, const StepShape& shape);
+  // Returns where they end.
+  size_t PlaceTables(size_t offset, const StepBatch& batch, const StepShape& shape);
 
   Backend* backend_;
-  size_t max_tokens_, max_sequences_, max_table_entries_;
+  size_t num_groups_, max_tokens_, max_sequences_, max_table_entries_;
   std::vector<std::byte> host_;
   Buffer device_;
   StepInputs inputs_;

@@ -74,6 +74,7 @@ void Transformer::BuildProjections(const std::vector<LayerSpec>& specs,
     const LatentLayout::Layer& segments = layout.layers()[i];
     const LayerWeights& weights = weights_.layers[i];
     Layer layer;
+    layer.group = static_cast<size_t>(segments.group);
     for (const Tensor& up : weights.key.up) {
       Buffer packed = backend_.PackUp(up, specs[i].key.format);
       workspace_bytes_ += static_cast<int64_t>(packed.bytes());
@@ -130,9 +131,10 @@ void Transformer::Attention(size_t index, const StepInputs& inputs, const Latent
     backend_.Hadamard({.x = value.SplitLast(config_.num_kv_heads, config_.head_dim)});
   }
 
+  const Tensor& slots = inputs.slot_mapping[layer.group];
   backend_.LatentWrites(
-      {.x = key, .slot_mapping = inputs.slot_mapping, .projection = layer.key, .pool = pool},
-      {.x = value, .slot_mapping = inputs.slot_mapping, .projection = layer.value, .pool = pool});
+      {.x = key, .slot_mapping = slots, .projection = layer.key, .pool = pool},
+      {.x = value, .slot_mapping = slots, .projection = layer.value, .pool = pool});
   Attend(index, inputs, pool, q_heads, out_heads);
   // The rotation of the values is undone on their weighted sum.
   if (layer.rotate_value) backend_.Hadamard({.x = out_heads});
@@ -165,7 +167,7 @@ void Transformer::Attend(size_t index, const StepInputs& inputs, const LatentPoo
   args.out = out_heads;
   args.cu_seqlens = inputs.cu_seqlens;
   args.context_lens = inputs.context_lens;
-  args.block_tables = inputs.block_tables;
+  args.block_tables = inputs.block_tables[layer.group];
   args.host_cu_seqlens = inputs.host_cu_seqlens;
   args.host_context_lens = inputs.host_context_lens;
   args.pool = pool;

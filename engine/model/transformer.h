@@ -15,10 +15,11 @@ namespace palu {
 struct StepInputs {
   Tensor token_ids;     // [T] i32
   Tensor positions;     // [T] i32
-  Tensor slot_mapping;  // [T] i64
   Tensor cu_seqlens;    // [S + 1] i32
   Tensor context_lens;  // [S] i32
-  Tensor block_tables;  // [S, max_blocks] i32
+  // Of every layer group.
+  std::vector<Tensor> slot_mapping;  // [T] i64
+  std::vector<Tensor> block_tables;  // [S, max_blocks] i32
   // The same in host memory.
   std::span<const int32_t> host_cu_seqlens, host_context_lens;
 };
@@ -65,6 +66,7 @@ class Transformer {
                      const Tensor& norm);
 
   struct Layer {
+    size_t group = 0;  // of the cache's layer groups
     LatentProjection key, value;
     std::vector<Buffer> packed_up;                  // of the keys, if the backend has its own form
     bool rotate_key = false, rotate_value = false;  // dense, Hadamard at run time

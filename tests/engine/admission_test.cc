@@ -98,18 +98,18 @@ TEST_F(AdmissionTest, ChoicesSharePromptBlocksAndCopyTheLastWhenTheyPart) {
   // Two full blocks and a half one.
   const RequestState* request = Add(10, 20, 0, 3);
   Step();
-  const std::vector<int32_t> shared = request->sequences[0]->table.blocks;
+  const std::vector<int32_t> shared = request->sequences[0]->tables[0].blocks;
   ASSERT_EQ(shared.size(), 3u);
-  for (const auto& sequence : request->sequences) EXPECT_EQ(sequence->table.blocks, shared);
+  for (const auto& sequence : request->sequences) EXPECT_EQ(sequence->tables[0].blocks, shared);
   for (const int32_t block : shared) EXPECT_EQ(scheduler_->allocator().ref_count(block), 3);
   Step();
   // The first two to write copy; the block stays with the last.
   ASSERT_EQ(batch_.block_moves.size(), 2u);
   std::vector<int32_t> last;
   for (const auto& sequence : request->sequences) {
-    EXPECT_EQ(sequence->table.blocks[0], shared[0]);
-    EXPECT_EQ(sequence->table.blocks[1], shared[1]);
-    last.push_back(sequence->table.blocks[2]);
+    EXPECT_EQ(sequence->tables[0].blocks[0], shared[0]);
+    EXPECT_EQ(sequence->tables[0].blocks[1], shared[1]);
+    last.push_back(sequence->tables[0].blocks[2]);
     EXPECT_EQ(scheduler_->allocator().ref_count(last.back()), 1);
   }
   for (const BlockMove& move : batch_.block_moves) {

@@ -86,12 +86,12 @@ void Fill(BlockAllocator* allocator, PrefixCache* cache, const std::vector<int32
           int block_tokens, PrefixCache::NodeId root = PrefixCache::kRoot) {
   const PrefixCache::Match match = Take(cache, tokens, root);
   PrefixCache::NodeId node = match.node(root);
-  std::vector<int32_t> blocks = match.blocks;
+  std::vector<int32_t> blocks = match.tables[0].blocks;
   for (size_t end = (blocks.size() + 1) * block_tokens; end <= tokens.size(); end += block_tokens) {
     if (allocator->num_free() == 0) cache->EvictOne();
     blocks.push_back(allocator->Allocate());
     ASSERT_GE(blocks.back(), 0);
-    node = cache->Insert(node, tokens.data() + end - block_tokens, blocks.back());
+    node = cache->Insert(node, tokens.data() + end - block_tokens, {&blocks.back(), 1});
   }
   for (auto it = blocks.rbegin(); it != blocks.rend(); ++it) {
     if (allocator->Release(*it) == 1) cache->OnLastHolder(*it);
@@ -136,10 +136,10 @@ TEST(PrefixCache, HeldBlocksAreNotEvicted) {
   PrefixCache cache(&allocator, {.block_tokens = 1});
   Fill(&allocator, &cache, {1}, 1);
   const PrefixCache::Match match = Take(&cache, {1, 2});
-  ASSERT_EQ(match.blocks.size(), 1u);
+  ASSERT_EQ(match.tables[0].blocks.size(), 1u);
   EXPECT_FALSE(cache.EvictOne());
-  EXPECT_EQ(allocator.Release(match.blocks[0]), 1);
-  cache.OnLastHolder(match.blocks[0]);
+  EXPECT_EQ(allocator.Release(match.tables[0].blocks[0]), 1);
+  cache.OnLastHolder(match.tables[0].blocks[0]);
   EXPECT_TRUE(cache.EvictOne());
   EXPECT_EQ(allocator.num_free(), 2);
 }
@@ -176,7 +176,7 @@ TEST(PrefixCache, ColdBlocksMoveToTheHostAndBack) {
   PrefixCache::Match match = cache.Take({1, 2, 9}, 3, PrefixCache::kRoot, true);
   ASSERT_EQ(match.size(), 2);
   EXPECT_EQ(match.host_blocks, 2);
-  EXPECT_EQ(match.blocks, (std::vector<int32_t>{-1, -1}));
+  EXPECT_EQ(match.tables[0].blocks, (std::vector<int32_t>{-1, -1}));
   cache.BringBack(&match);
   // {4} and {3} make room on the device, and found none on the host: its slots were to be read yet.
   std::vector<BlockMove> in;
@@ -186,7 +186,7 @@ TEST(PrefixCache, ColdBlocksMoveToTheHostAndBack) {
   ASSERT_EQ(in.size(), 2u);
   EXPECT_EQ(in[0].from, out[1].to) << "the block of 1";
   EXPECT_EQ(in[1].from, out[0].to) << "the block of 2";
-  EXPECT_EQ(match.blocks, (std::vector<int32_t>{in[0].to, in[1].to}));
+  EXPECT_EQ(match.tables[0].blocks, (std::vector<int32_t>{in[0].to, in[1].to}));
   cache.Return(&match);
   EXPECT_EQ(Hits(&cache, {1, 2}), 2);
   EXPECT_EQ(cache.counters().loaded, 2u);
@@ -247,14 +247,14 @@ TEST(PrefixCache, StoresWhatAPreemptedSequenceWillAskFor) {
 
 TEST(PrefixCache, OnlyTheWindowMustBeThere) {
   BlockAllocator allocator(4);
-  PrefixCache cache(&allocator, {.block_tokens = 1, .window_tokens = 3});
+  PrefixCache cache(&allocator, {.block_tokens = 1, .windows = {3}});
   // Released from the front, as a window slides.
   PrefixCache::NodeId node = PrefixCache::kRoot;
   const std::vector<int32_t> tokens = {5, 6, 7, 8};
   std::vector<int32_t> blocks;
   for (const int32_t& token : tokens) {
     blocks.push_back(allocator.Allocate());
-    node = cache.Insert(node, &token, blocks.back());
+    node = cache.Insert(node, &token, {&blocks.back(), 1});
   }
   for (const int32_t block : blocks) {
     if (allocator.Release(block) == 1) cache.OnLastHolder(block);
@@ -262,7 +262,7 @@ TEST(PrefixCache, OnlyTheWindowMustBeThere) {
   ASSERT_TRUE(cache.EvictOne());
   PrefixCache::Match match = cache.Take({5, 6, 7, 8, 9}, 4, PrefixCache::kRoot, true);
   EXPECT_EQ(match.size(), 4);
-  EXPECT_EQ(match.first_block, 2) << "a token at 4 sees 2, 3 and itself";
+  EXPECT_EQ(match.tables[0].first_block, 2) << "a token at 4 sees 2, 3 and itself";
   cache.Return(&match);
   EXPECT_EQ(Hits(&cache, {5, 6}), 0) << "a token at 2 would see 0";
   EXPECT_EQ(Hits(&cache, {5, 6, 7}), 3);
@@ -270,6 +270,68 @@ TEST(PrefixCache, OnlyTheWindowMustBeThere) {
   while (cache.EvictOne()) {
   }
   EXPECT_EQ(cache.num_entries(), 0);
+}
+
+// Blocks of both groups for each token, group by group, released from the front.
+void FillBoth(BlockAllocator* allocator, PrefixCache* cache, const std::vector<int32_t>& tokens) {
+  PrefixCache::NodeId node = PrefixCache::kRoot;
+  std::vector<int32_t> blocks;
+  for (const int32_t& token : tokens) {
+    const int32_t pair[] = {allocator->Allocate(), allocator->Allocate()};
+    node = cache->Insert(node, &token, pair);
+    blocks.insert(blocks.end(), pair, pair + 2);
+  }
+  for (const int group : {1, 0}) {
+    for (size_t i = group; i < blocks.size(); i += 2) {
+      if (allocator->Release(blocks[i]) == 1) cache->OnLastHolder(blocks[i]);
+    }
+  }
+}
+
+TEST(PrefixCache, AGroupThatSlidesNeedsItsWindowBesideOneThatDoesNot) {
+  BlockAllocator allocator(8);
+  PrefixCache cache(&allocator, {.block_tokens = 1, .windows = {0, 3}});
+  FillBoth(&allocator, &cache, {5, 6, 7, 8});
+  EXPECT_EQ(cache.num_evictable(), 8);
+  ASSERT_TRUE(cache.EvictOne());  // what the second group has of 5
+  EXPECT_EQ(cache.num_entries(), 4);
+  PrefixCache::Match match = cache.Take({5, 6, 7, 8, 9}, 4, PrefixCache::kRoot, true);
+  ASSERT_EQ(match.size(), 4);
+  EXPECT_EQ(match.tables[0].first_block, 0);
+  EXPECT_EQ(match.tables[1].first_block, 2);
+  EXPECT_EQ(cache.num_evictable(), 1) << "of 6 in the second group";
+  for (const int32_t block : match.tables[0].blocks) EXPECT_EQ(allocator.ref_count(block), 2);
+  cache.Return(&match);
+  EXPECT_EQ(Hits(&cache, {5, 6}), 0) << "a token at 2 would see 0";
+  EXPECT_EQ(Hits(&cache, {5, 6, 7}), 3);
+  // What was evicted is taken from whoever computes it again, and the rest stays.
+  int32_t again[] = {allocator.Allocate(), -1};
+  again[1] = again[0];
+  const int32_t token = 5;
+  cache.Insert(PrefixCache::kRoot, &token, again);
+  EXPECT_EQ(allocator.ref_count(again[0]), 2);
+  EXPECT_EQ(allocator.Release(again[0]), 1);
+  cache.OnLastHolder(again[0]);
+  EXPECT_EQ(Hits(&cache, {5, 6}), 2);
+}
+
+TEST(PrefixCache, WithoutWhatSeesEverythingTheRestGoesToo) {
+  BlockAllocator allocator(8);
+  PrefixCache cache(&allocator, {.block_tokens = 1, .windows = {0, 3}});
+  FillBoth(&allocator, &cache, {5, 6});
+  // The second group's parts are used last.
+  const PrefixCache::Match match = Take(&cache, {5, 6});
+  for (const BlockTable& table : match.tables) {
+    for (const int32_t block : table.blocks) {
+      ASSERT_EQ(allocator.Release(block), 1);
+      cache.OnLastHolder(block);
+    }
+  }
+  ASSERT_TRUE(cache.EvictOne());
+  EXPECT_EQ(allocator.num_free(), 6) << "both parts of 5";
+  EXPECT_EQ(cache.num_entries(), 1);
+  EXPECT_EQ(Hits(&cache, {5, 6}), 0);
+  EXPECT_EQ(cache.num_evictable(), 2);
 }
 
 TEST(PrefixCache, CollidingHashesNeverMixPrompts) {

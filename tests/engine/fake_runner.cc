@@ -34,14 +34,14 @@ ReferenceOutput RunAlone(const EngineLimits& limits, const Request& request, uin
   ReferenceOutput out;
   std::vector<int32_t> tokens = request.prompt;
   const int prompt = static_cast<int>(tokens.size());
-  const int pool = limits.num_blocks * limits.block_tokens;
+  const int64_t pool = limits.demand().LongestIn(limits.num_blocks);
   for (int drawn = 0;; ++drawn) {
     const bool context_full = prompt + drawn >= limits.max_context_tokens;
     const bool pool_full = prompt + drawn > pool;
     if (drawn >= params.max_tokens || context_full || pool_full) return out;
     const bool hold_back = drawn < params.min_tokens;
     const int32_t id =
-        FakeDraw(limits, params, HistoryHash(tokens, tokens.size(), limits.window_tokens), seed,
+        FakeDraw(limits, params, HistoryHash(tokens, tokens.size(), VisibleWindow(limits)), seed,
                  drawn, hold_back);
     tokens.push_back(id);
     out.tokens.push_back(id);
@@ -56,9 +56,10 @@ ReferenceOutput RunAlone(const EngineLimits& limits, const Request& request, uin
 FakeRunner::FakeRunner(const EngineLimits& limits, const EngineOptions& options)
     : limits_(limits),
       options_(options),
-      cells_(static_cast<size_t>(limits.num_blocks) * limits.block_tokens, {kPoison, kPoison}),
+      cells_(static_cast<size_t>(limits.num_blocks) * limits.block_tokens,
+             {kPoison, kPoison, kPoison}),
       host_cells_(static_cast<size_t>(limits.num_host_blocks) * limits.block_tokens,
-                  {kPoison, kPoison}) {}
+                  {kPoison, kPoison, kPoison}) {}
 
 StepResult FakeRunner::Run(const StepBatch& batch) {
   const int step = steps_++;
@@ -83,7 +84,7 @@ void FakeRunner::PoisonFreeBlocks(const BlockAllocator& blocks, const BlockAlloc
     for (int block = 0; block < allocator.num_blocks(); ++block) {
       if (allocator.ref_count(block) > 0) continue;
       std::fill_n(cells->begin() + block * limits_.block_tokens, limits_.block_tokens,
-                  Cell{kPoison, kPoison});
+                  Cell{kPoison, kPoison, kPoison});
     }
   };
   poison(blocks, &cells_);
@@ -108,9 +109,10 @@ void FakeRunner::CheckShape(const StepBatch& batch) {
   if (static_cast<int>(batch.rows.size()) > batch.num_tokens() + options_.max_sequences) {
     Violation("row budget");
   }
-  if (batch.positions.size() != tokens || batch.slot_mapping.size() != tokens ||
-      batch.cu_seqlens.size() != sequences + 1 ||
-      batch.block_tables.size() != sequences * batch.max_blocks) {
+  const size_t groups = limits_.group_windows.size();
+  if (batch.positions.size() != tokens || static_cast<size_t>(batch.num_groups) != groups ||
+      batch.slot_mapping.size() != groups * tokens || batch.cu_seqlens.size() != sequences + 1 ||
+      batch.block_tables.size() != groups * sequences * batch.max_blocks) {
     Violation("array sizes");
     return;
   }
@@ -139,32 +141,31 @@ void FakeRunner::Move(const StepBatch& batch) {
 void FakeRunner::Write(const StepBatch& batch) {
   std::set<int64_t> written;
   std::set<int64_t> written_blocks;
-  for (int s = 0; s < batch.num_sequences(); ++s) {
+  for (int i = 0; i < batch.num_groups * batch.num_sequences(); ++i) {
+    const int group = i / batch.num_sequences(), s = i % batch.num_sequences();
     std::set<int64_t> own_blocks;
     for (int t = batch.cu_seqlens[s]; t < batch.cu_seqlens[s + 1]; ++t) {
-      const int64_t slot = batch.slot_mapping[t];
+      const int64_t slot = batch.slot_mapping[group * batch.num_tokens() + t];
       if (slot < 0 || slot >= static_cast<int64_t>(cells_.size())) {
         Violation("slot out of range");
         continue;
       }
       if (!written.insert(slot).second) Violation("slot written twice");
       own_blocks.insert(slot / limits_.block_tokens);
-      cells_[slot] = {batch.token_ids[t], batch.positions[t]};
+      cells_[slot] = {batch.token_ids[t], batch.positions[t], group};
     }
     for (const int64_t block : own_blocks) {
-      if (!written_blocks.insert(block).second) Violation("two sequences write one block");
+      if (!written_blocks.insert(block).second) Violation("two tables write one block");
     }
   }
 }
 
-OutputToken FakeRunner::RunRow(const StepBatch& batch, const SampleRow& row) {
-  const auto after =
-      std::upper_bound(batch.cu_seqlens.begin(), batch.cu_seqlens.end(), row.token_index);
-  const int s = static_cast<int>(after - batch.cu_seqlens.begin()) - 1;
-  const int32_t* table = batch.block_tables.data() + s * batch.max_blocks;
-  const int length = batch.positions[row.token_index] + 1;
-  const int window = limits_.window_tokens;
-  // Of what fell out of the window only that there is an entry can be said.
+// The first `length` tokens of a sequence as a group of layers sees them; what fell out of its
+// window is 0, for nothing but that there is an entry can be said of it.
+std::vector<int32_t> FakeRunner::Read(const StepBatch& batch, int group, int sequence, int length) {
+  const int32_t* table =
+      batch.block_tables.data() + (group * batch.num_sequences() + sequence) * batch.max_blocks;
+  const int window = limits_.group_windows[group];
   const int first = window > 0 ? std::max(0, length - window) : 0;
   std::vector<int32_t> seen(first, 0);
   for (int position = first; position < length; ++position) {
@@ -174,11 +175,32 @@ OutputToken FakeRunner::RunRow(const StepBatch& batch, const SampleRow& row) {
       return {};
     }
     const Cell& cell = cells_[block * limits_.block_tokens + position % limits_.block_tokens];
-    if (cell.position != position) Violation("stale or foreign block");
+    if (cell.position != position || cell.group != group) Violation("stale or foreign block");
     seen.push_back(cell.token);
   }
   for (int block = 0; block < (length - 1) / limits_.block_tokens; ++block) {
     if (table[block] < 0 || table[block] >= limits_.num_blocks) Violation("no block in the table");
+  }
+  return seen;
+}
+
+OutputToken FakeRunner::RunRow(const StepBatch& batch, const SampleRow& row) {
+  const auto after =
+      std::upper_bound(batch.cu_seqlens.begin(), batch.cu_seqlens.end(), row.token_index);
+  const int s = static_cast<int>(after - batch.cu_seqlens.begin()) - 1;
+  const int length = batch.positions[row.token_index] + 1;
+  const std::vector<int32_t> seen = Read(batch, 0, s, length);
+  if (seen.empty()) return {};
+  const int window = VisibleWindow(limits_);
+  const int first = window > 0 ? std::max(0, length - window) : 0;
+  for (int group = 1; group < batch.num_groups; ++group) {
+    const std::vector<int32_t> same = Read(batch, group, s, length);
+    const int visible = std::min(length, limits_.group_windows[group]);
+    const int compared = limits_.group_windows[group] > 0 ? visible : length;
+    if (same.size() != seen.size() ||
+        !std::equal(same.end() - compared, same.end(), seen.end() - compared)) {
+      Violation("layer groups see different tokens");
+    }
   }
   const uint64_t history = HistoryHash(seen, seen.size(), window);
   if (row.history != nullptr &&

@@ -36,6 +36,9 @@ inline float FakeLogprob(uint64_t history, int32_t token) {
   return -static_cast<float>(Mix(history, token) % 1000) / 100.0f;
 }
 
+// What the model sees: all that the first layer group sees, which is none of the smallest.
+inline int VisibleWindow(const EngineLimits& limits) { return limits.group_windows[0]; }
+
 int32_t FakeDraw(const EngineLimits& limits, const SamplingParams& params, uint64_t history,
                  uint64_t seed, int64_t draw_index, bool hold_back_stop);
 
@@ -47,9 +50,10 @@ struct ReferenceOutput {
 };
 ReferenceOutput RunAlone(const EngineLimits& limits, const Request& request, uint64_t seed);
 
-// Keeps (token, position) per slot, written through slot_mapping and read back through the block
-// tables, and draws from the hash of what it reads: a wrong slot, position, copy or a block given
-// away too early changes the output. Used by one thread at a time; knobs are set before it is used.
+// Keeps (token, position, layer group) per slot, written through slot_mapping and read back through
+// the block tables of every group, and draws from the hash of what it reads: a wrong slot,
+// position, copy or a block given away too early changes the output or is a violation. Used by one
+// thread at a time; knobs are set before it is used.
 class FakeRunner : public StepRunner {
  public:
   FakeRunner(const EngineLimits& limits, const EngineOptions& options);
@@ -72,12 +76,14 @@ class FakeRunner : public StepRunner {
   struct Cell {
     int32_t token;
     int32_t position;
+    int32_t group;
   };
   void Violation(const std::string& what);
   void Move(const StepBatch& batch);
   void Write(const StepBatch& batch);
   void CheckShape(const StepBatch& batch);
   OutputToken RunRow(const StepBatch& batch, const SampleRow& row);
+  std::vector<int32_t> Read(const StepBatch& batch, int group, int sequence, int length);
 
   const EngineLimits limits_;
   const EngineOptions options_;

@@ -50,12 +50,13 @@ class World {
     options_.target_inter_token_ms = Chance(30) ? 1 : 0;
     overlap_ = Chance(60);
     limits_.block_tokens = Pick(1, 5);
-    limits_.num_blocks = Pick(2, 24);
+    limits_.group_windows = RandomWindows();
+    limits_.max_chunk_tokens = options_.step_tokens;
+    limits_.num_blocks = Pick(2, 24) * limits_.demand().num_groups();
     limits_.max_context_tokens = Pick(4, 80);
     limits_.vocab_size = Pick(2, 40);
     limits_.eos_token_ids = {1};
     limits_.num_host_blocks = Chance(50) ? Pick(1, 16) : 0;
-    limits_.window_tokens = Chance(30) ? Pick(1, 20) : 0;
     limits_.block_copy_seconds = Chance(30) ? 1e-3 : 0;
     scheduler_ = std::make_unique<Scheduler>(options_, limits_);
     runner_ = std::make_unique<FakeRunner>(limits_, options_);
@@ -90,6 +91,16 @@ class World {
  private:
   int Pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
   bool Chance(int percent) { return Pick(1, 100) <= percent; }
+
+  // One layer group that sees everything or slides, or groups of both kinds.
+  std::vector<int> RandomWindows() {
+    const int window = Pick(1, 20);
+    if (Chance(30)) {
+      return std::array<std::vector<int>, 3>{
+          {{0, window}, {0, 0, window}, {0, window, window}}}[Pick(0, 2)];
+    }
+    return {Chance(30) ? window : 0};
+  }
 
   SamplingParams RandomParams() {
     SamplingParams params;
@@ -149,13 +160,14 @@ class World {
     StepPlan& plan = plans_[next_];
     if (!overlap_) FinishStep();
     scheduler_->Schedule(now_, &plan);
-    const bool alone = !under_way_;
+    // What is planned may end before it runs, and others that stood back for it wait for the next.
+    const bool may_be_empty = under_way_ || !plan.sequences.empty() || plan.preemptions > 0;
     FinishStep();
     scheduler_->Reap(now_, &events_);
     preemptions_ += plan.preemptions;
     swaps_ += plan.swaps;
     const bool run = scheduler_->Settle(now_, &plan);
-    ASSERT_TRUE(run || !alone || plan.preemptions > 0 || !scheduler_->has_work());
+    ASSERT_TRUE(run || may_be_empty || !scheduler_->has_work());
     Deliver();
     if (!run) return;
     ASSERT_LE(scheduler_->num_running(), options_.max_sequences);
@@ -185,8 +197,10 @@ class World {
     for (const Sequence* sequence : plan.sequences) {
       for (int i = 0; i < sequence->scheduled; ++i) {
         const int index = (sequence->computed + i) / limits_.block_tokens;
-        ASSERT_EQ(scheduler_->allocator().ref_count(sequence->table.blocks[index]), 1)
-            << "a shared block is written";
+        for (const BlockTable& table : sequence->tables) {
+          ASSERT_EQ(scheduler_->allocator().ref_count(table.blocks.at(index)), 1)
+              << "a shared block is written";
+        }
       }
     }
   }
@@ -245,7 +259,7 @@ class World {
       ASSERT_EQ(choice.stopped_by_token, alone.stopped_by_token);
       if (*choice.finish == FinishReason::kLength &&
           static_cast<int>(client.request.prompt.size() + choice.tokens.size()) >
-              limits_.num_blocks * limits_.block_tokens) {
+              limits_.demand().LongestIn(limits_.num_blocks)) {
         ++by_pool_;
       }
       CheckPromptLogprobs(client);
@@ -263,9 +277,10 @@ class World {
     for (size_t i = 0; i + 1 < prompt.size(); ++i) {
       const OutputToken& scored = client.prompt_logprobs[i];
       ASSERT_EQ(scored.token, prompt[i + 1]);
-      ASSERT_EQ(scored.logprob,
-                testing::FakeLogprob(testing::HistoryHash(prompt, i + 1, limits_.window_tokens),
-                                     prompt[i + 1]));
+      ASSERT_EQ(
+          scored.logprob,
+          testing::FakeLogprob(testing::HistoryHash(prompt, i + 1, testing::VisibleWindow(limits_)),
+                               prompt[i + 1]));
       ASSERT_EQ(static_cast<int>(scored.top.size()), client.request.sampling.num_prompt_logprobs);
     }
   }

@@ -34,8 +34,8 @@ Outcome RunAll(bool give_back, bool prefix_caching) {
   const auto runner = ModelRunner::Load(model, options, cache);
   EngineLimits limits = runner->limits();
   EXPECT_EQ(limits.num_blocks, 16);
-  EXPECT_EQ(limits.window_tokens, 24);
-  if (!give_back) limits.window_tokens = 0;
+  EXPECT_EQ(limits.group_windows, std::vector<int>{24});
+  if (!give_back) limits.group_windows = {0};
   Engine engine(options, limits, runner.get());
   std::vector<RequestHandle> handles;
   for (int i = 0; i < 4; ++i) {

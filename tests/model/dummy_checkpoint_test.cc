@@ -24,6 +24,7 @@ std::unique_ptr<ModelRunner> Load(const DummyModel& dummy) {
   engine.cpu_threads = 1;
   CacheOptions cache;
   cache.memory_bytes = 4 << 20;
+  cache.group_layers = false;
   ModelOptions model;
   model.max_context_tokens = 64;
   return ModelRunner::LoadDummy(dummy, model, engine, cache);

@@ -21,6 +21,7 @@ ModelHarness::ModelHarness(const std::string& directory, const HarnessOptions& o
   cache.format = options.format;
   cache.rotation = options.rotation;
   cache.block_tokens = options.block_tokens;
+  cache.group_layers = false;
   const int context =
       options.max_context > 0 ? options.max_context : ModelConfig::Load(directory).max_context();
   const int blocks = (context + cache.block_tokens - 1) / cache.block_tokens;

@@ -34,7 +34,9 @@ void AddOptions(CLI::App* app, Options* options) {
 }
 
 nlohmann::json Measure(const Options& options) {
-  const auto runner = LoadModel(options.source);
+  ModelSource source = options.source;
+  source.cache.group_layers = false;
+  const auto runner = LoadModel(source);
   EngineBench bench(runner.get(), options.source.engine.step_tokens, options.repetitions);
   nlohmann::json out;
   out["backend"] = runner->backend().name() + " " + runner->backend().isa();

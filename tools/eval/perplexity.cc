@@ -178,6 +178,7 @@ WindowScorer::WindowScorer(const std::string& model, const EvalOptions& options,
   cache.block_tokens = kBlockTokens;
   cache.format = options.kv;
   cache.rotation = options.rotation;
+  cache.group_layers = false;
   runner_ = ModelRunner::Load(model_options, engine, cache);
   block_tokens_ = kBlockTokens;
 }

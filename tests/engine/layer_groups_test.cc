@@ -1,0 +1,172 @@
+// How layers are divided into groups, and what sequences then take.
+#include "engine/cache/layer_groups.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+#include <set>
+
+#include "engine/cache/block_table.h"
+
+namespace palu {
+namespace {
+
+// Keys and values of `numbers` bf16 numbers a token together.
+LayerSpec Dense(int numbers) {
+  ProjectionSpec spec;
+  spec.ranks = {numbers / 2};
+  return {spec, spec};
+}
+
+// Every period-th layer sees everything.
+std::vector<int> Alternating(int layers, int period, int window) {
+  std::vector<int> windows(layers, window);
+  for (int layer = period - 1; layer < layers; layer += period) windows[layer] = 0;
+  return windows;
+}
+
+std::vector<int> Sizes(const std::vector<LayerGroup>& groups) {
+  std::vector<int> sizes;
+  for (const LayerGroup& group : groups) sizes.push_back(static_cast<int>(group.layers.size()));
+  return sizes;
+}
+
+TEST(LayerGroups, OneOfAKindIsOneGroup) {
+  const std::vector<LayerSpec> layers(4, Dense(64));
+  for (const std::vector<int>& windows :
+       {std::vector<int>{0, 0, 0, 0}, std::vector<int>{24, 32, 24, 24}}) {
+    const auto groups = GroupLayers(layers, windows, 16, 32768, 512);
+    EXPECT_EQ(Sizes(groups), std::vector<int>{4});
+    EXPECT_EQ(groups[0].window_tokens, windows[1]);
+  }
+}
+
+TEST(LayerGroups, GemmasLayersFillBlocksOfOneSize) {
+  // Gemma 3 27B: 62 layers, ten of which see everything; no group of six can be full.
+  struct Case {
+    int layers;
+    std::vector<int> sizes;
+  };
+  for (const Case& model : {Case{6, {1, 1, 1, 1, 1, 1}}, Case{26, {4, 4, 4, 4, 4, 4, 2}},
+                            Case{48, {8, 8, 8, 8, 8, 8}}, Case{62, {10, 10, 10, 10, 10, 10, 2}}}) {
+    const std::vector<LayerSpec> layers(model.layers, Dense(64));
+    const auto groups = GroupLayers(layers, Alternating(model.layers, 6, 1024), 16, 32768, 512);
+    EXPECT_EQ(Sizes(groups), model.sizes);
+    EXPECT_EQ(groups[0].window_tokens, 0);
+    EXPECT_EQ(groups[0].layers[0], 5);
+    EXPECT_EQ(groups[1].window_tokens, 1024);
+    const LatentLayout layout(layers, 16, groups);
+    EXPECT_EQ(layout.num_groups(), static_cast<int>(groups.size()));
+    EXPECT_EQ(layout.block_bytes(), model.sizes[0] * 16 * 64 * 2);
+    EXPECT_EQ(layout.layers()[5].key[0].codes_offset, 0);
+    EXPECT_EQ(layout.layers()[0].key[0].codes_offset, 0) << "of a block of its own group";
+  }
+}
+
+TEST(LayerGroups, AreNotMadeWhereNothingFallsOut) {
+  const std::vector<LayerSpec> layers(6, Dense(64));
+  EXPECT_EQ(GroupLayers(layers, Alternating(6, 6, 1024), 16, 1024, 512).size(), 1u);
+  EXPECT_EQ(GroupLayers(layers, Alternating(6, 6, 1024), 16, 4096, 512).size(), 6u);
+}
+
+TEST(LayerGroups, EveryLayerOnceAndNeverBothKinds) {
+  std::mt19937 random(3);
+  for (int round = 0; round < 300; ++round) {
+    const int count = 2 + static_cast<int>(random() % 30);
+    std::vector<LayerSpec> layers;
+    std::vector<int> windows;
+    int64_t bytes = 0;
+    for (int layer = 0; layer < count; ++layer) {
+      layers.push_back(Dense(16 * (1 + static_cast<int>(random() % 8))));
+      windows.push_back(random() % 3 == 0 ? 0 : 100 + static_cast<int>(random() % 2));
+      bytes += LatentLayout({layers.back()}, 16).block_bytes();
+    }
+    const auto groups = GroupLayers(layers, windows, 16, 4096, 64);
+    std::set<int> seen;
+    for (const LayerGroup& group : groups) {
+      for (const int layer : group.layers) {
+        EXPECT_TRUE(seen.insert(layer).second);
+        if (groups.size() > 1) {
+          EXPECT_EQ(windows[layer] > 0, group.window_tokens > 0);
+          EXPECT_LE(windows[layer], group.window_tokens);
+        }
+      }
+    }
+    EXPECT_EQ(static_cast<int>(seen.size()), count);
+    EXPECT_LE(groups.size(), 8u);
+    const LatentLayout layout(layers, 16, groups);
+    EXPECT_LE(layout.block_bytes() * layout.num_groups(), bytes * 5 / 4);
+  }
+}
+
+// Walks through a sequence and counts, as the scheduler would give blocks out and take them back.
+int64_t MostHeld(const BlockDemand& demand, int tokens, int chunk) {
+  int64_t most = 0;
+  for (int computed = 0; computed < tokens; computed += chunk) {
+    int64_t held = 0;
+    const int end = std::min(tokens, computed + chunk);
+    for (const int window : demand.windows) {
+      std::set<int> blocks;
+      const int first = window > 0 ? std::max(0, computed - window + 1) : 0;
+      for (int position = first; position < end; ++position) {
+        blocks.insert(position / demand.block_tokens);
+      }
+      held += static_cast<int64_t>(blocks.size());
+    }
+    most = std::max(most, held);
+  }
+  return most;
+}
+
+TEST(BlockDemand, CoversWhatASequenceHoldsAndLittleMore) {
+  std::mt19937 random(4);
+  for (int round = 0; round < 500; ++round) {
+    const int window = 1 + static_cast<int>(random() % 40);
+    const int chunk = 1 + static_cast<int>(random() % 20);
+    const BlockDemand demand{1 + static_cast<int>(random() % 6), {0, window, window}, chunk};
+    const int tokens = 1 + static_cast<int>(random() % 200);
+    const int64_t held = MostHeld(demand, tokens, chunk);
+    EXPECT_GE(demand.BlocksOf(tokens), held);
+    if (tokens >= window + 2 * chunk) {
+      // Two partial blocks, and what the last whole chunk had not yet computed.
+      EXPECT_LE(demand.BlocksOf(tokens), held + 2 * 3 + chunk / demand.block_tokens + 1);
+    }
+    const int64_t pool = 3 + static_cast<int>(random() % 100);
+    const int64_t longest = demand.LongestIn(pool);
+    EXPECT_LE(demand.BlocksOf(longest), pool);
+    EXPECT_GT(demand.BlocksOf(longest + 1), pool);
+  }
+}
+
+TEST(BlockDemand, ASequenceThatIsAloneCanStartWhateverItFindsCached) {
+  std::mt19937 random(5);
+  for (int round = 0; round < 20000; ++round) {
+    const int window = 1 + static_cast<int>(random() % 30);
+    const int chunk = 1 + static_cast<int>(random() % 12);
+    const BlockDemand demand{1 + static_cast<int>(random() % 6), {0, window}, chunk};
+    const int length = 1 + static_cast<int>(random() % 150);
+    const int hits = static_cast<int>(random() % length) / demand.block_tokens;
+    const int cached = hits * demand.block_tokens;
+    int64_t blocks = BlocksForTokens(length, demand.block_tokens);
+    blocks += BlocksForTokens(demand.TokensAtStart(1, cached, length), demand.block_tokens);
+    blocks -= FirstBlockInWindow(cached, window, demand.block_tokens);
+    ASSERT_LE(blocks, demand.BlocksOf(length));
+    // Its first chunk may begin anywhere in the block that comes back from the host.
+    const int computed = std::min(length - 1, cached + demand.block_tokens - 1);
+    ASSERT_GE(demand.TokensAtStart(1, cached, length), std::min(length, computed + chunk));
+  }
+}
+
+TEST(BlockDemand, OneGroupTakesABlockForEveryBlockOfTokens) {
+  for (const int window : {0, 8}) {
+    const BlockDemand demand{.block_tokens = 4, .windows = {window}, .chunk_tokens = 2};
+    EXPECT_EQ(demand.BlocksOf(401), 101);
+    EXPECT_EQ(demand.LongestIn(100), 400);
+    EXPECT_EQ(demand.TokensIn(100, 64), 400);
+    EXPECT_EQ(demand.TokensAtStart(0, 0, 401), 401);
+  }
+}
+
+}  // namespace
+}  // namespace palu

@@ -3,6 +3,7 @@
 #include <openssl/crypto.h>
 #include <openssl/sha.h>
 
+#include <algorithm>
 #include <cctype>
 #include <fstream>
 #include <sstream>
@@ -49,33 +50,39 @@ std::string_view TokenOf(std::string_view authorization) {
 
 }  // namespace
 
-ApiKeys::ApiKeys(const SecurityConfig& config) { Reload(config); }
-
-std::vector<ApiKeys::Digest> ApiKeys::Read(const SecurityConfig& config) {
-  std::vector<Digest> keys;
-  for (const std::string& key : config.api_keys) keys.push_back(Sha256<Digest>(key));
-  if (config.api_keys_file.empty()) return keys;
-  std::istringstream lines(ReadKeyFile(config.api_keys_file));
-  for (std::string line; std::getline(lines, line);) {
-    const std::string_view key = Trim(line);
-    if (!key.empty() && key[0] != '#') keys.push_back(Sha256<Digest>(key));
-  }
-  // A file that was emptied by mistake must not open the server.
-  if (keys.empty()) {
-    throw ConfigError("security.api_keys_file: found no key in " + config.api_keys_file +
-                      ", expected a key per line");
+std::vector<std::string_view> KeysOfFile(std::string_view text) {
+  // Some editors begin files with a byte order mark.
+  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
+  std::vector<std::string_view> keys;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    const std::string_view line = Trim(text.substr(0, end));
+    if (!line.empty() && line[0] != '#') keys.push_back(line);
+    text.remove_prefix(std::min(end + 1, text.size()));
   }
   return keys;
 }
 
+ApiKeys::ApiKeys(const SecurityConfig& config) { Reload(config); }
+
 void ApiKeys::Reload(const SecurityConfig& config) {
-  std::vector<Digest> keys = Read(config);
-  const Digest digest =
-      config.api_keys_file.empty() ? Digest{} : Sha256<Digest>(ReadKeyFile(config.api_keys_file));
+  std::vector<Digest> keys;
+  for (const std::string& key : config.api_keys) keys.push_back(Sha256<Digest>(key));
+  Digest file_digest{};
+  if (!config.api_keys_file.empty()) {
+    const std::string text = ReadKeyFile(config.api_keys_file);
+    for (const std::string_view key : KeysOfFile(text)) keys.push_back(Sha256<Digest>(key));
+    // A file that was emptied by mistake must not open the server.
+    if (keys.empty()) {
+      throw ConfigError("security.api_keys_file: found no key in " + config.api_keys_file +
+                        ", expected a key per line");
+    }
+    file_digest = Sha256<Digest>(text);
+  }
   std::lock_guard<std::mutex> lock(mutex_);
   keys_ = std::move(keys);
   file_ = config.api_keys_file;
-  file_digest_ = digest;
+  file_digest_ = file_digest;
   max_requests_ = config.max_requests_per_key;
 }
 

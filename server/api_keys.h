@@ -16,6 +16,10 @@
 
 namespace palu {
 
+// The keys of a key file: one per line, without the white space around it. Lines that are empty or
+// begin with '#' are none.
+std::vector<std::string_view> KeysOfFile(std::string_view text);
+
 // Holds hashes of keys only, so that no log and no core file shows one. Thread-safe.
 class ApiKeys {
  public:
@@ -44,7 +48,6 @@ class ApiKeys {
   using Digest = std::array<unsigned char, 32>;
 
   Result<std::optional<Digest>> Find(std::string_view authorization) const;
-  static std::vector<Digest> Read(const SecurityConfig& config);
 
   mutable std::mutex mutex_;
   std::vector<Digest> keys_;  // guarded by mutex_

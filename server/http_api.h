@@ -71,8 +71,9 @@ class HttpApi final : public HttpHandler {
   // Submits and connects pump and reply. spec has its prompts.
   void Generate(const Call& call, const ModelService& service, GenerationSpec spec,
                 const OpenAiOptions& options);
-  // What does not come from the body alone: the id is the body's made safe, else the one of the
-  // HTTP request; the tenant is the key where there are keys, else the body's user.
+  // What does not come from the body alone: a request that the head does not name has the body's
+  // id, made safe, also in the answer's head and the log; the tenant is the key where there are
+  // keys, else the body's user.
   void SettleIdentity(const Call& call, GenerationSpec* spec);
   // Submits and connects pump and reply.
   void Start(const Call& call, const ModelService& service, const GenerationSpec& spec,

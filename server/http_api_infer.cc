@@ -36,13 +36,13 @@ void HttpApi::Embeddings(const Call& call) {
   if (!request) return Fail(call, request.error());
   NoteUnknown(request->unknown_fields);
   GenerationSpec& spec = request->spec;
+  SettleIdentity(call, &spec);
   Status status = (*service)->CheckModel(spec.model);
   if (status.ok()) {
     status = CheckDimensions(request->options.dimensions, (*service)->info().hidden_size);
   }
   if (!status.ok()) return Fail(call, status);
   if (spec.pooling == Pooling::kNone) spec.pooling = (*service)->info().pooling;
-  SettleIdentity(call, &spec);
   const Result<std::vector<Request>> requests = (*service)->Map(spec);
   if (!requests) return Fail(call, requests.error());
   Start(call, **service, spec, *requests,

@@ -27,7 +27,6 @@ void SetPrompts(const GenerationSpec& spec, const std::vector<Request>& requests
 
 void HttpApi::Generate(const Call& call, const ModelService& service, GenerationSpec spec,
                        const OpenAiOptions& options) {
-  SettleIdentity(call, &spec);
   const Result<std::vector<Request>> requests = service.Map(spec);
   if (!requests) return Fail(call, requests.error());
 
@@ -52,8 +51,10 @@ void HttpApi::Generate(const Call& call, const ModelService& service, Generation
 }
 
 void HttpApi::SettleIdentity(const Call& call, GenerationSpec* spec) {
-  spec->request_id = SanitizeRequestId(spec->request_id);
-  if (spec->request_id.empty()) spec->request_id = call.request.request_id;
+  const std::string own = SanitizeRequestId(spec->request_id);
+  const bool use_own = !call.request.named && !own.empty();
+  spec->request_id = use_own ? own : call.request.request_id;
+  call.reply->SetRequestId(spec->request_id);
   if (!call.key.empty()) spec->tenant = call.key;
 }
 
@@ -81,6 +82,7 @@ void HttpApi::Completions(const Call& call) {
   Result<CompletionRequest> request = ParseCompletionRequest(call.request.body);
   if (!request) return Fail(call, request.error());
   NoteUnknown(request->unknown_fields);
+  SettleIdentity(call, &request->spec);
   const Status model = (*service)->CheckModel(request->spec.model);
   if (!model.ok()) return Fail(call, model);
   Generate(call, **service, std::move(request->spec), request->options);
@@ -92,6 +94,7 @@ void HttpApi::ChatCompletions(const Call& call) {
   Result<ChatRequest> request = ParseChatRequest(call.request.body);
   if (!request) return Fail(call, request.error());
   NoteUnknown(request->unknown_fields);
+  SettleIdentity(call, &request->spec);
   const Status model = (*service)->CheckModel(request->spec.model);
   if (!model.ok()) return Fail(call, model);
   Result<std::string> prompt = (*service)->RenderChat(request->chat);

@@ -60,7 +60,7 @@ HttpConnection::HttpConnection(asio::ip::tcp::socket socket, std::shared_ptr<Htt
 HttpConnection::~HttpConnection() { shared_->connections.fetch_sub(1); }
 
 asio::awaitable<void> HttpConnection::Run() {
-  const auto self = shared_from_this();
+  const auto self = shared_from_this();  // else what GCC 12 makes of this traps
   if (!co_await Handshake()) co_return;
   while (co_await ServeOne()) {
   }
@@ -241,13 +241,12 @@ asio::awaitable<bool> HttpConnection::ServeOne() {
   const auto started = Clock::now();
   HttpRequest request = ToRequest(&parser);
   const std::string method = request.method;
-  const std::string request_id = request.request_id;
   const std::string traceparent = request.traceparent;
   const std::shared_ptr<BufferedReply> reply = MakeReply(request, parser);
   shared_->active_requests.fetch_add(1);
   shared_->handler->Handle(std::move(request), reply);
   const bool complete = co_await Exchange(reply);
-  Log(*reply, method, request_id, traceparent, complete, started);
+  Log(*reply, method, traceparent, complete, started);
   shared_->active_requests.fetch_sub(1);
   co_return complete && reply->keep_alive() && !half_closed_;
 }
@@ -268,7 +267,7 @@ asio::awaitable<bool> HttpConnection::Refuse(ReadFailure failure, const Parser& 
   const bool complete = co_await WriteAll(bytes);
   const std::string method =
       parser.is_header_done() ? std::string(parser.get().method_string()) : "?";
-  Log(reply, method, options.request_id, "", complete, Clock::now());
+  Log(reply, method, "", complete, Clock::now());
   co_return false;
 }
 
@@ -283,7 +282,8 @@ HttpRequest HttpConnection::ToRequest(Parser* parser) {
   request.authorization = field(http::field::authorization);
   request.traceparent = CheckTraceparent(std::string(message["traceparent"]));
   request.request_id = SanitizeRequestId(std::string(message["x-request-id"]));
-  if (request.request_id.empty()) request.request_id = NewRequestId();
+  request.named = !request.request_id.empty();
+  if (!request.named) request.request_id = NewRequestId();
   request.body = std::move(message.body());
   return request;
 }
@@ -426,8 +426,7 @@ asio::awaitable<void> HttpConnection::LingeringClose() {
 }
 
 void HttpConnection::Log(const BufferedReply& reply, const std::string& method,
-                         const std::string& request_id, const std::string& traceparent,
-                         bool complete, Clock::time_point started) {
+                         const std::string& traceparent, bool complete, Clock::time_point started) {
   HttpAccess access;
   access.method = method;
   access.route = reply.route();
@@ -435,7 +434,7 @@ void HttpConnection::Log(const BufferedReply& reply, const std::string& method,
   access.aborted = !complete;
   access.bytes = reply.bytes_sent();
   access.milliseconds = std::chrono::duration<double, std::milli>(Clock::now() - started).count();
-  access.request_id = request_id;
+  access.request_id = reply.request_id();
   access.peer = peer_;
   access.traceparent = traceparent;
   access.outcome = reply.outcome();

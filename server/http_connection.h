@@ -89,8 +89,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void Disarm();
   int UnsentBytes();  // in the kernel
   void Wake();
-  void Log(const BufferedReply& reply, const std::string& method, const std::string& request_id,
-           const std::string& traceparent, bool complete, Clock::time_point started);
+  void Log(const BufferedReply& reply, const std::string& method, const std::string& traceparent,
+           bool complete, Clock::time_point started);
 
   boost::asio::awaitable<bool> Handshake();
 

@@ -26,7 +26,10 @@ std::string HttpDate() {
 }  // namespace
 
 BufferedReply::BufferedReply(ReplyOptions options, std::function<void()> wake)
-    : options_(std::move(options)), wake_(std::move(wake)), keep_alive_(options_.keep_alive) {}
+    : options_(std::move(options)),
+      wake_(std::move(wake)),
+      keep_alive_(options_.keep_alive),
+      request_id_(options_.request_id) {}
 
 void BufferedReply::AppendHead(int status, const HttpResponse& response, bool stream) {
   std::string head(kStatusLineStart);
@@ -37,7 +40,7 @@ void BufferedReply::AppendHead(int status, const HttpResponse& response, bool st
   head.append(HttpReason(status)).append("\r\n");
   header("Server", "palu-server");
   header("Date", HttpDate());
-  header("x-request-id", options_.request_id);
+  header("x-request-id", request_id_);
   for (const auto& [name, value] : options_.headers) header(name, value);
   for (const auto& [name, value] : response.headers) header(name, value);
   if (status != 204) header("Content-Type", response.content_type);
@@ -153,6 +156,11 @@ void BufferedReply::SetRoute(const char* route) {
   route_ = route;
 }
 
+void BufferedReply::SetRequestId(std::string id) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  request_id_ = std::move(id);
+}
+
 BufferedReply::Outbox BufferedReply::Take() {
   std::lock_guard<std::mutex> lock(mutex_);
   Outbox outbox{std::move(pending_), finished_};
@@ -220,6 +228,11 @@ int BufferedReply::status() const {
 const char* BufferedReply::route() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return route_;
+}
+
+std::string BufferedReply::request_id() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return request_id_;
 }
 
 size_t BufferedReply::bytes_sent() const {

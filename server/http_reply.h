@@ -15,8 +15,8 @@ struct ReplyOptions {
   bool head = false;    // no body
   bool http10 = false;  // no chunked coding: the end of a stream is the end of the connection
   bool keep_alive = false;
-  bool timing = false;  // Server-Timing is asked for
-  std::string request_id;
+  bool timing = false;     // Server-Timing is asked for
+  std::string request_id;  // unless SetRequestId gives another
   std::vector<std::pair<std::string, std::string>> headers;
 };
 
@@ -35,6 +35,7 @@ class BufferedReply final : public HttpReply {
   void SetOutcome(RequestOutcome outcome) override;
   void Hold(std::shared_ptr<void> permit) override;
   void SetRoute(const char* route) override;
+  void SetRequestId(std::string id) override;
 
   // The connection's side.
   struct Outbox {
@@ -51,6 +52,7 @@ class BufferedReply final : public HttpReply {
   bool keep_alive() const;
   int status() const;
   const char* route() const;
+  std::string request_id() const;
   RequestOutcome outcome() const;
   size_t bytes_sent() const;
 
@@ -76,6 +78,7 @@ class BufferedReply final : public HttpReply {
   bool keep_alive_;
   int status_ = 0;
   const char* route_ = "other";
+  std::string request_id_;
   std::function<void()> on_gone_;
   std::function<void()> on_writable_;
 };

@@ -21,7 +21,8 @@ struct HttpRequest {
   std::string origin;
   std::string authorization;
   std::string traceparent;  // W3C trace context; empty unless valid
-  std::string request_id;   // the client's own, sanitised, or a new one
+  std::string request_id;   // that of the head, sanitised, or a new one
+  bool named = false;       // it is that of the head
 };
 
 struct HttpResponse {
@@ -51,6 +52,8 @@ class HttpReply {
   virtual void Hold(std::shared_ptr<void> permit) = 0;
   // Bounded name of the route, for metrics and the log.
   virtual void SetRoute(const char* route) = 0;
+  // What the answer's head and the log call the request; before Respond or StartStream.
+  virtual void SetRequestId(std::string id) = 0;
 };
 
 // What happened to one request, when it is over.

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "server/structured/text_classes.h"
+
 namespace palu::structured {
 
 // Larger than any distance that is reached; sums of two still fit.
@@ -31,11 +33,15 @@ struct Grammar {
     int32_t calls_begin = 0, calls_end = 0;  // of calls
     int32_t distance = kUnreachable;         // fewest bytes to the end of the rule
     bool accept = false;                     // the rule may end here
+    // Every character of these leads from here to here.
+    TextClasses loops = 0;
     // Nothing but the end of the rule follows.
     bool is_end() const { return accept && edges_begin == edges_end && calls_begin == calls_end; }
   };
   struct Rule {
     int32_t start = 0;  // node
+    // Of a rule that is repeated: every character of these can be all of it.
+    TextClasses chars = 0;
   };
 
   std::vector<Node> nodes;

@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "server/structured/grammar_runs.h"
+
 namespace palu::structured {
 namespace {
 
@@ -156,6 +158,7 @@ Status Analyze(Grammar* grammar) {
   if (IsLeftRecursive(*grammar)) {
     return InvalidArgument("refers to itself without reading anything in between");
   }
+  FindRuns(grammar);
   return {};
 }
 

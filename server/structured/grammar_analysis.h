@@ -6,8 +6,8 @@
 
 namespace palu::structured {
 
-// Sets the distances, removes edges and calls that lead to dead ends, and checks that no rule calls
-// itself before it has read a byte. kInvalidArgument: nothing matches, or such a call.
+// Sets the distances and runs, removes edges and calls that lead to dead ends, and checks that no
+// rule calls itself before it has read a byte. kInvalidArgument: nothing matches, or such a call.
 Status Analyze(Grammar* grammar);
 
 }  // namespace palu::structured

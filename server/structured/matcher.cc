@@ -1,6 +1,8 @@
 #include "server/structured/matcher.h"
 
 #include <algorithm>
+#include <bit>
+#include <iterator>
 #include <utility>
 
 namespace palu::structured {
@@ -133,6 +135,7 @@ Matcher::StateId Matcher::Intern() {
   for (const int32_t stack : stacks) {
     state->distance = std::min(state->distance, entry(stack).distance);
   }
+  state->run = RunOf(stacks);
   state->stacks = std::move(stacks);
   state->next.fill(-1);
   states_.push_back(std::move(state));
@@ -140,7 +143,28 @@ Matcher::StateId Matcher::Intern() {
   return id;
 }
 
+Matcher::Run Matcher::RunOfStack(const Entry& top) const {
+  const Grammar::Node& node = grammar_.nodes[static_cast<size_t>(top.place)];
+  if (node.loops != 0) return {node.loops, kUnreachable, top.distance};
+  if (!is_repetition(top.below)) return {};
+  const Grammar::Call& call = call_of(top.below);
+  const Grammar::Rule& rule = grammar_.rules[static_cast<size_t>(call.rule)];
+  if (top.place != rule.start) return {};
+  const int32_t max_chars = call.max < 0 ? kUnreachable : call.max - entry(top.below).count + 1;
+  return {rule.chars, max_chars, top.distance};
+}
+
+Matcher::Run Matcher::RunOf(const std::vector<int32_t>& stacks) const {
+  Run best;
+  for (const int32_t stack : stacks) {
+    const Run run = RunOfStack(entry(stack));
+    if (std::popcount(run.classes) > std::popcount(best.classes)) best = run;
+  }
+  return best;
+}
+
 Matcher::StateId Matcher::FindStep(StateId state, uint8_t byte) {
+  int first = 0, last = 255;  // bytes that every stack treats like this one
   for (const int32_t stack : states_[static_cast<size_t>(state)]->stacks) {
     const Entry top = entry(stack);
     const Grammar::Node& node = grammar_.nodes[static_cast<size_t>(top.place)];
@@ -148,10 +172,19 @@ Matcher::StateId Matcher::FindStep(StateId state, uint8_t byte) {
     const auto end = grammar_.edges.begin() + node.edges_end;
     const auto edge = std::lower_bound(
         begin, end, byte, [](const Grammar::Edge& e, uint8_t value) { return e.last < value; });
-    if (edge != end && edge->first <= byte) Follow({edge->to, top.count, top.below});
+    const bool reads = edge != end && edge->first <= byte;
+    if (reads) {
+      first = std::max<int>(first, edge->first);
+      last = std::min<int>(last, edge->last);
+      Follow({edge->to, top.count, top.below});
+    } else {
+      if (edge != begin) first = std::max(first, std::prev(edge)->last + 1);
+      if (edge != end) last = std::min(last, edge->first - 1);
+    }
   }
   const StateId next = Intern();
-  states_[static_cast<size_t>(state)]->next[byte] = next;
+  auto& known = states_[static_cast<size_t>(state)]->next;
+  std::fill(known.begin() + first, known.begin() + last + 1, next);
   return next;
 }
 

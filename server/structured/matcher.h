@@ -35,6 +35,15 @@ class Matcher {
   // Fewest bytes after which what was read matches.
   int32_t distance(StateId state) const { return states_[static_cast<size_t>(state)]->distance; }
 
+  // Text that can be read whatever it says: up to max_chars characters of the classes. Where one of
+  // them has ended, the end of the text is at most `distance` away.
+  struct Run {
+    TextClasses classes = 0;
+    int32_t max_chars = 0;
+    int32_t distance = 0;
+  };
+  const Run& run(StateId state) const { return states_[static_cast<size_t>(state)]->run; }
+
   // ---- Stacks, for whoever computes something per top of stack.
   // A place in a rule: a node, or within the repetitions of call -1 - place, of which count are
   // begun. The bottom of a stack is entry 0, its place means nothing.
@@ -69,6 +78,7 @@ class Matcher {
     std::vector<int32_t> stacks;  // sorted; their tops are nodes with edges
     bool complete = false;
     int32_t distance = kUnreachable;
+    Run run;
     std::array<StateId, 256> next;  // -1: not known yet
   };
   // An entry that is being followed, without having been made.
@@ -92,6 +102,9 @@ class Matcher {
   void FollowNode(const Place& place);
   void FollowRepetition(const Place& place);
   StateId Intern();
+  Run RunOf(const std::vector<int32_t>& stacks) const;
+  // By the loop of the top, or the repetition below.
+  Run RunOfStack(const Entry& top) const;
   int32_t DistanceOf(int32_t place, int32_t count, int32_t below) const;
 
   const Grammar& grammar_;

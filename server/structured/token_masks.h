@@ -49,10 +49,20 @@ class TokenMasks {
   std::shared_ptr<const Top> Find(const TopKey& key);
   Top Compute(const TopKey& key) const;
   int32_t CanonicalCount(const Grammar::Call& call, int32_t count) const;
-  // Calls visit(token, state) for every token below the node that can be read from the state.
-  template <typename Visit>
+  // Reads the ways on from a node of the vocabulary's tree from a state, as far as they can be.
+  // Visitor::Visit(node, state): where a way can be read; false where it need not be followed.
+  // Visitor::Take(begin, end, run): all nodes from begin up to end can be read by the run; false if
+  // they have to be visited one by one.
+  template <typename Visitor>
   void Walk(Matcher* matcher, Matcher::StateId state, size_t node, bool at_start,
-            const Visit& visit) const;
+            Visitor* visitor) const;
+  template <typename Visitor>
+  void Scan(Matcher* matcher, Matcher::StateId state, size_t begin, size_t end, bool strip,
+            Visitor* visitor) const;
+  void SetTokens(size_t begin, size_t end, std::span<uint32_t> words) const;
+  class TopVisitor;
+  class TokenVisitor;
+  class NearestVisitor;
 
   const Grammar& grammar_;
   const Vocabulary& vocabulary_;

@@ -1,6 +1,8 @@
 """/v1/completions and /v1/chat/completions, unary: goldens, parameters, shapes."""
 
-from harness import case, check, equal, golden
+import tempfile
+
+from harness import Server, case, check, equal, golden
 
 
 @case("completions")
@@ -218,6 +220,24 @@ def chat_prompt_is_the_rendered_template(server):
     equal(chat["usage"]["prompt_tokens"], len(tokens))
     plain = server.completion(prompt=tokens, max_tokens=10, temperature=0)
     equal(chat["choices"][0]["message"]["content"], plain["choices"][0]["text"])
+
+
+@case("chat", own_server=True)
+def the_template_of_the_settings_is_used():
+    messages = [{"role": "user", "content": "Who goes there?"}]
+    with tempfile.NamedTemporaryFile("w", suffix=".jinja") as file:
+        file.write("{% for m in messages %}<{{ m.role }}> {{ m.content }}{% endfor %} ->")
+        file.flush()
+        server = Server(args=[f"--model.chat_template={file.name}"])
+        try:
+            tokens = server.post("/tokenize", {"messages": messages}).json()["tokens"]
+            text = server.post("/detokenize", {"tokens": tokens}).json()["prompt"]
+            check(text.endswith("<user> Who goes there? ->"), text)
+            chat = server.post("/v1/chat/completions", {"messages": messages, "max_tokens": 2})
+            equal(chat.json()["usage"]["prompt_tokens"], len(tokens))
+            server.stop()
+        finally:
+            server.kill()
 
 
 @case("chat")

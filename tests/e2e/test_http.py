@@ -71,7 +71,10 @@ def request_ids(server):
     ids = {server.get("/health").headers["x-request-id"] for _ in range(3)}
     equal(len(ids), 3, "new ids")
     answer = server.post("/v1/completions", {"prompt": "a", "max_tokens": 1, "request_id": "mine"})
-    equal(answer.json()["id"], "cmpl-mine")
+    equal((answer.json()["id"], answer.headers["x-request-id"]), ("cmpl-mine", "mine"))
+    answer = server.post("/v1/completions", {"prompt": "a", "max_tokens": 1, "request_id": "mine"},
+                         {"X-Request-Id": "gateway"})
+    equal((answer.json()["id"], answer.headers["x-request-id"]), ("cmpl-gateway", "gateway"))
     check(server.get("/nope").headers["x-request-id"], "on errors too")
 
 

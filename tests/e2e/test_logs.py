@@ -19,7 +19,19 @@ def access_log_has_tokens_and_outcome():
                                                   "traceparent": TRACE})
         server.post("/v1/embeddings", {"input": "private words"}, {"X-Request-Id": "id-e"})
         server.post("/v1/completions", {**BODY, "n": 0}, {"X-Request-Id": "id-bad"})
+        chat = {"messages": [{"role": "user", "content": "private"}], "max_tokens": 2}
+        for path, body in (("/v1/completions", {**BODY, "stream": True}),
+                           ("/v1/chat/completions", chat), ("/v1/embeddings", {"input": "a"})):
+            own = f"own/{path[4:8]}\n"
+            answer = server.post(path, {**body, "request_id": own})
+            equal(answer.headers["x-request-id"], f"own{path[4:8]}")
+        answer = server.post("/v1/completions", {**BODY, "model": "x", "request_id": "own-404"})
+        equal((answer.status, answer.headers["x-request-id"]), (404, "own-404"))
         server.stop()
+        for pattern in ("/v1/completions 200 .* id=owncomp .*completion_tokens=4",
+                        "/v1/chat/completions 200 .* id=ownchat ", "/v1/embeddings 200 .* id=ownembe ",
+                        "/v1/completions 404 .* id=own-404"):
+            check(re.search(pattern, server.log_text()), f"{pattern} in {server.log_text()}")
         for name in ("id-0", "id-1"):
             line = next(line for line in server.log if f"id={name}" in line)
             for pattern in (r"POST /v1/completions 200 \d+B [\d.]+ms", r"outcome=length",

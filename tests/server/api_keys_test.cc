@@ -30,6 +30,13 @@ TEST(ApiKeys, AdmissionTellsKeysApartWithoutShowingThem) {
   }
 }
 
+TEST(ApiKeys, FilesHaveAKeyPerLine) {
+  using Keys = std::vector<std::string_view>;
+  EXPECT_EQ(KeysOfFile("# team\r\n\n sk-1 \t\r\nsk 2#x"), (Keys{"sk-1", "sk 2#x"}));
+  EXPECT_EQ(KeysOfFile("\xEF\xBB\xBFsk-1\n"), (Keys{"sk-1"})) << "after a byte order mark";
+  EXPECT_EQ(KeysOfFile(" \n#sk-1\n"), Keys{});
+}
+
 TEST(ApiKeys, WithoutKeysNobodyIsToldApart) {
   ApiKeys keys(Config({}));
   EXPECT_EQ(KeyOf(&keys, "Bearer whatever"), "");

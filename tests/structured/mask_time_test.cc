@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <bit>
-#include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <random>
 #include <set>
 
@@ -15,6 +15,9 @@
 
 namespace palu::structured {
 namespace {
+
+// The fastest decode step of an 8 B model that docs/benchmarks.md has: one sequence on an H200.
+constexpr double kDecodeStepMs = 4.80;
 
 // Words, numbers, punctuation and their mixtures in about the shares of a byte-level BPE
 // vocabulary.
@@ -44,8 +47,11 @@ std::shared_ptr<const Vocabulary> LargeVocabulary() {
   return MakeVocabulary({pieces.begin(), pieces.end()});
 }
 
-double Milliseconds(std::chrono::steady_clock::duration duration) {
-  return std::chrono::duration<double, std::milli>(duration).count();
+// Of this thread: what others on the machine do does not count.
+double CpuMilliseconds() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec) * 1e-6;
 }
 
 struct Times {
@@ -60,6 +66,7 @@ struct Times {
         name, at(first, 0.5), at(first, 0.99), first.back(), at(later, 0.5), at(later, 0.99),
         later.back());
   }
+  double FirstMedian() const { return first[first.size() / 2]; }
   double LaterMedian() const { return later[later.size() / 2]; }
 };
 
@@ -69,9 +76,9 @@ Times Measure(const std::shared_ptr<MaskedGrammar>& masked, int walks) {
   for (int w = 0; w < walks; ++w) {
     GrammarWalk walk(masked, {kStop});
     for (int left = 300; left > 0; --left) {
-      const auto begin = std::chrono::steady_clock::now();
+      const double begin = CpuMilliseconds();
       walk.FillMask(left + 2000);
-      const double took = Milliseconds(std::chrono::steady_clock::now() - begin);
+      const double took = CpuMilliseconds() - begin;
       (w == 0 ? times.first : times.later).push_back(took);
       std::vector<int32_t> allowed;
       for (size_t word = 0; word < walk.mask().size(); ++word) {
@@ -88,10 +95,10 @@ Times Measure(const std::shared_ptr<MaskedGrammar>& masked, int walks) {
 }
 
 TEST(MaskTime, AtAVocabularyOf128K) {
-  const auto built = std::chrono::steady_clock::now();
+  const double built = CpuMilliseconds();
   const auto vocabulary = LargeVocabulary();
   std::printf("vocabulary: %d tokens, %zu nodes, made in %.0f ms\n", vocabulary->size(),
-              vocabulary->nodes().size(), Milliseconds(std::chrono::steady_clock::now() - built));
+              vocabulary->nodes().size(), CpuMilliseconds() - built);
   const std::pair<const char*, const char*> schemas[] = {
       {"any object", R"({"type": "object"})"},
       {"strings", R"({"type": "array", "items": {"type": "string"}})"},
@@ -104,22 +111,20 @@ TEST(MaskTime, AtAVocabularyOf128K) {
          "additionalProperties": false}})"},
   };
   for (const auto& [name, schema] : schemas) {
-    const auto begin = std::chrono::steady_clock::now();
+    const double begin = CpuMilliseconds();
     const auto grammar = CompileSchema(Json::parse(schema));
     ASSERT_TRUE(grammar.has_value());
-    std::printf("%-28s compiled in %.2f ms\n", name,
-                Milliseconds(std::chrono::steady_clock::now() - begin));
+    std::printf("%-28s compiled in %.2f ms\n", name, CpuMilliseconds() - begin);
     const auto masked = std::make_shared<MaskedGrammar>(*grammar, vocabulary);
     Times times = Measure(masked, 5);
     times.Print(name);
-    // 5 % of a decode step of 5 ms, with room for a loaded machine and sanitizers; masks are made
-    // beside the forward pass, so even that is not added to a step.
-    EXPECT_LT(times.LaterMedian(), 2.5) << name;
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+    // Random tokens meet new places of a grammar more often than what a model writes.
+    EXPECT_LT(times.FirstMedian(), 0.1 * kDecodeStepMs) << name;
+    EXPECT_LT(times.LaterMedian(), 0.1 * kDecodeStepMs) << name;
+#endif
   }
 }
-
-// The fastest decode step of an 8 B model that docs/benchmarks.md has: one sequence on an H200.
-constexpr double kDecodeStepMs = 4.80;
 
 constexpr const char* kOrderSchema = R"({"type": "object", "properties": {
   "id": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{6}$"}, "customer": {"type": "object",
@@ -174,10 +179,10 @@ TEST(MaskTime, ShareOfADecodeStep) {
     double sum = 0;
     const std::vector<int32_t> ids = tokenizer->Encode(text, /*add_special=*/false);
     for (size_t i = 0; i < ids.size(); ++i) {
-      const auto begin = std::chrono::steady_clock::now();
+      const double begin = CpuMilliseconds();
       const bool fits = walk.Accept(ids[i]);
       walk.FillMask(4096);
-      const double took = Milliseconds(std::chrono::steady_clock::now() - begin);
+      const double took = CpuMilliseconds() - begin;
       ASSERT_TRUE(fits) << text << " at token " << i;
       sum += took;
       if (document >= 12) later.push_back(took);
@@ -194,10 +199,11 @@ TEST(MaskTime, ShareOfADecodeStep) {
       "13 to 24 %.3f (single tokens: p50 %.3f, p99 %.3f, max %.3f)\n",
       means[0], means[1], means[2], mean, later[later.size() / 2], later[later.size() * 99 / 100],
       later.back());
-  std::printf("share of a decode step of %.2f ms: %.2f %%\n", kDecodeStepMs,
-              100 * mean / kDecodeStepMs);
+  std::printf("share of a decode step of %.2f ms: first document %.2f %%, later %.2f %%\n",
+              kDecodeStepMs, 100 * means[0] / kDecodeStepMs, 100 * mean / kDecodeStepMs);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   EXPECT_LT(mean, 0.05 * kDecodeStepMs);
+  EXPECT_LT(means[0], 0.05 * kDecodeStepMs) << "of a grammar that nobody used yet";
 #endif
 }
 

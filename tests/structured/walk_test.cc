@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "server/structured/schema_compiler.h"
+#include "server/structured/structured_output.h"
 #include "tests/structured/random_schema.h"
 #include "tests/structured/record.h"
 #include "tests/structured/walk.h"
@@ -33,6 +34,50 @@ void WalkSchemas(std::shared_ptr<const Vocabulary> vocabulary, uint32_t seed, in
     }
   }
   EXPECT_EQ(complete, 3 * schemas);
+}
+
+// Grammars with places where any text of some kind can be read, which masks take as a whole; some
+// of them look like such places and are none.
+const std::pair<StructuredSpec::Kind, const char*> kRuns[] = {
+    {StructuredSpec::Kind::kJsonSchema, R"({"type": "string", "maxLength": 12})"},
+    {StructuredSpec::Kind::kJsonSchema, R"({"type": "string", "minLength": 5, "maxLength": 40})"},
+    {StructuredSpec::Kind::kJsonSchema, R"({"type": "string", "pattern": "^[a-z ]+x?$"})"},
+    {StructuredSpec::Kind::kJsonSchema, R"({"type": "string", "pattern": "ab"})"},
+    {StructuredSpec::Kind::kRegex, "[a-z ]*"},
+    {StructuredSpec::Kind::kRegex, ".*"},
+    {StructuredSpec::Kind::kRegex, "[^]*"},
+    {StructuredSpec::Kind::kRegex, "[^\"]{3,9}\\."},
+    {StructuredSpec::Kind::kRegex, "(\\w+;)*z"},
+    {StructuredSpec::Kind::kRegex, "[^a]*ab?|[a-z]{2,7}[0-9]"},
+    {StructuredSpec::Kind::kRegex, "[\\u0000-\\uD7FF\\uE000-\\uFFFF]*"},
+    {StructuredSpec::Kind::kGrammar, "root ::= word (\" \" word)*\nword ::= [a-z]+"},
+    {StructuredSpec::Kind::kGrammar, "root ::= c{2,5} \"x\" | c{4,}\nc ::= [^x]"},
+    {StructuredSpec::Kind::kGrammar, "root ::= item* tail\nitem ::= [a-z]\ntail ::= [a-z0-9]*"},
+    {StructuredSpec::Kind::kGrammar, "root ::= c* \".\"\nc ::= [a-z] | \"ab\" \".c\""},
+    {StructuredSpec::Kind::kGrammar, "root ::= c{3,}\nc ::= [^\\x00-\\x1F]"},
+    {StructuredSpec::Kind::kGrammar, "root ::= c{0,6} list?\nc ::= [^,]\nlist ::= \",\" root"},
+    {StructuredSpec::Kind::kGrammar, "root ::= (c* \"!\"?)*\nc ::= [a-zA-Z .]"},
+};
+
+TEST(SchemaWalk, RunsOfTextAreWhatTheSlowWaySays) {
+  const auto vocabulary = JsonVocabulary();
+  std::mt19937 random(6);
+  for (const auto& [kind, text] : kRuns) {
+    StructuredSpec spec;
+    spec.kind = kind;
+    if (kind == StructuredSpec::Kind::kJsonSchema) {
+      spec.schema = Json::parse(text);
+    } else {
+      spec.text = text;
+    }
+    const auto grammar = CompileSpec(spec, ToolFormat::kJson, *vocabulary);
+    ASSERT_TRUE(grammar.has_value()) << text << ": " << grammar.error().message;
+    const auto masked = std::make_shared<MaskedGrammar>(*grammar, vocabulary);
+    for (int k = 0; k < 4; ++k) {
+      const Walked walked = RandomWalk(masked, 40, &random, 0.05, 600);
+      EXPECT_TRUE(walked.complete) << text << "\n" << walked.text;
+    }
+  }
 }
 
 TEST(SchemaWalk, Bytes) { WalkSchemas(MakeVocabulary({}), 1, 60); }

@@ -56,9 +56,38 @@ TEST(LoadTrace, NamesFileAndLineOfWhatIsWrong) {
   EXPECT_NE(message(WriteFile("bad.csv", csv)).find("bad.csv:2: expected"), std::string::npos);
   EXPECT_NE(message(WriteFile("bad.jsonl", "{\"timestamp\": 1}\n")).find("bad.jsonl:1: expected"),
             std::string::npos);
+  const auto refused = [&](const std::string& name, const std::string& line) {
+    return message(WriteFile(name, line)).find(name + ":1: expected") != std::string::npos;
+  };
+  const std::string head = "2023-11-16 18:15:", day = "2023-11-16 ";
+  for (const std::string& line :
+       {head + "nan,1,1", head + "61,1,1", head + "1,2147483648,1", head + "1,1,-1",
+        day + "24:00:1,1,1", std::string("99999-11-16 18:15:1,1,1"),
+        head + std::string("1,1,1\0x", 7)}) {
+    EXPECT_TRUE(refused("wrong.csv", line)) << line;
+  }
+  const auto request = [](const std::string& time, const std::string& tokens,
+                          const std::string& ids) {
+    return R"({"timestamp": )" + time + R"(, "input_length": )" + tokens +
+           R"(, "output_length": 1, "hash_ids": )" + ids + "}";
+  };
+  for (const std::string& line :
+       {request("1e300", "1", "[]"), request("1", "4294967297", "[]"), request("1", "1e9", "[]"),
+        request("1", "18446744073709551615", "[]"), request("1", "1", "[1e300]"),
+        request("1", "1", "1"), std::string("[1]")}) {
+    EXPECT_TRUE(refused("wrong.jsonl", line)) << line;
+  }
   EXPECT_NE(message(WriteFile("empty.csv", "TIMESTAMP,x\n")).find("no request"), std::string::npos);
   EXPECT_NE(message(WriteFile("x.txt", "")).find(".jsonl"), std::string::npos);
   EXPECT_NE(message("/nowhere.csv").find("cannot be read"), std::string::npos);
+}
+
+TEST(LoadTrace, TheEarliestRequestIsTheFirst) {
+  const Trace trace =
+      LoadTrace(WriteFile("late.csv", "2023-11-16 18:15:50,7,1\n2023-11-16 18:15:48,5,1\n"));
+  EXPECT_EQ(trace.requests[0].input_tokens, 5);
+  EXPECT_EQ(trace.requests[0].arrival_seconds, 0);
+  EXPECT_EQ(trace.requests[1].arrival_seconds, 2);
 }
 
 TEST(LoadTrace, FixturesAreRead) {

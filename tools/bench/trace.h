@@ -5,14 +5,17 @@
 #pragma once
 
 #include <cstdint>
+#include <iosfwd>
 #include <string>
 #include <vector>
 
 namespace palu::bench {
 
+inline constexpr int kMaxTraceTokens = 1'000'000'000;
+
 struct TraceRequest {
   double arrival_seconds = 0;  // since the first request
-  int input_tokens = 0;
+  int input_tokens = 0;        // both from 0 to kMaxTraceTokens
   int output_tokens = 0;
   std::vector<int64_t> prefix_ids;  // one per started block of the input; empty: nothing is shared
 };
@@ -22,8 +25,12 @@ struct Trace {
   int prefix_block_tokens = 0;         // tokens that one prefix id stands for; 0: no ids
 };
 
-// Reads PATH by its ending, .csv or .jsonl. Throws std::runtime_error that names file, line and
-// what was expected.
+enum class TraceFormat { kAzure, kMooncake };
+
+// name: of the file, for errors. Throws std::runtime_error that names file, line and what was
+// expected.
+Trace ReadTrace(std::istream& in, TraceFormat format, const std::string& name);
+// Reads PATH by its ending, .csv or .jsonl, and throws likewise.
 Trace LoadTrace(const std::string& path);
 
 struct TraceScale {

@@ -11,10 +11,6 @@ namespace {
 
 constexpr WeightFormat kPackedFormats[] = {WeightFormat::kInt4, WeightFormat::kInt8};
 
-bool EndsWith(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
-}
-
 [[noreturn]] void Fail(const std::string& file, const std::string& name, const std::string& found,
                        const std::string& expected) {
   throw LoadError(file + ": tensor \"" + name + "\": found " + found + ", expected " + expected);
@@ -60,8 +56,8 @@ bool IsPackable(const std::string& weight_name, const std::vector<int64_t>& shap
 WeightFormat PackedFormat(const Safetensors& files) {
   WeightFormat format = WeightFormat::kStored;
   for (const auto& [name, entry] : files.entries()) {
-    if (EndsWith(name, ".int4")) return WeightFormat::kInt4;
-    if (EndsWith(name, ".int8")) format = WeightFormat::kInt8;
+    if (name.ends_with(".int4")) return WeightFormat::kInt4;
+    if (name.ends_with(".int8")) format = WeightFormat::kInt8;
   }
   return format;
 }

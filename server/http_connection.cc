@@ -60,7 +60,7 @@ HttpConnection::HttpConnection(asio::ip::tcp::socket socket, std::shared_ptr<Htt
 HttpConnection::~HttpConnection() { shared_->connections.fetch_sub(1); }
 
 asio::awaitable<void> HttpConnection::Run() {
-  const auto self = shared_from_this();  // else what GCC 12 makes of this traps
+  const auto self = shared_from_this();  // without it, GCC 12's code of this trapped
   if (!co_await Handshake()) co_return;
   while (co_await ServeOne()) {
   }

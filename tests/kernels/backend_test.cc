@@ -79,15 +79,6 @@ TEST_P(BackendTest, ReserveReportsWhatItTook) {
   EXPECT_GT(backend_->Reserve(limits), bytes);
 }
 
-std::string CreationError(const BackendOptions& options) {
-  try {
-    CreateBackend(options);
-  } catch (const std::runtime_error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 TEST(CreateBackendTest, NamesTheOptionTheValueAndWhatThereIs) {
   BackendOptions options;
   for (const char* device : {"", "gpu", "cuda", "cuda:", "cuda:x", "cuda:-1", "cuda:999", "CPU"}) {

@@ -14,6 +14,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/cpu_set.h"
+#include "tests/kernels/test_backend.h"
 
 namespace palu::cpu {
 namespace {
@@ -127,30 +128,21 @@ TEST(CpuSet, Lists) {
   EXPECT_THROW(ParseCpuList("0-3,2"), std::runtime_error);
 }
 
-std::string BackendError(const BackendOptions& options) {
-  try {
-    CreateBackend(options);
-  } catch (const std::runtime_error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 TEST(CpuSet, OptionsThatCannotBeMetAreNamed) {
   BackendOptions options;
   options.device = "cpu";
   options.cpu_affinity = "1023";
-  EXPECT_NE(BackendError(options).find("cpu_affinity: found CPU 1023, expected some of those"),
+  EXPECT_NE(CreationError(options).find("cpu_affinity: found CPU 1023, expected some of those"),
             std::string::npos);
   options.cpu_affinity = std::to_string(AllowedCpus().front());
-  EXPECT_EQ(BackendError(options), "no error");
+  EXPECT_EQ(CreationError(options), "no error");
   options.cpu_threads = 2;
-  EXPECT_EQ(BackendError(options),
+  EXPECT_EQ(CreationError(options),
             "cpu_threads: found 2, expected at most 1, the CPUs of cpu_affinity");
   options = {};
   options.device = "cpu";
   options.cpu_numa = "local";
-  EXPECT_EQ(BackendError(options), "cpu_numa: found \"local\", expected default or interleave");
+  EXPECT_EQ(CreationError(options), "cpu_numa: found \"local\", expected default or interleave");
 }
 
 // Memory that is spread over the nodes is memory like any other.

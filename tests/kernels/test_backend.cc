@@ -37,6 +37,15 @@ std::vector<BackendCase> AvailableBackends() {
   return cases;
 }
 
+std::string CreationError(const BackendOptions& options) {
+  try {
+    CreateBackend(options);
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
 StepLimits TestLimits() {
   StepLimits limits;
   limits.max_tokens = 1024;

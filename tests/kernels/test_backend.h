@@ -29,6 +29,9 @@ inline std::string CaseName(const testing::TestParamInfo<BackendCase>& info) {
   return info.param.name;
 }
 
+// What CreateBackend says against the options; "no error" if nothing.
+std::string CreationError(const BackendOptions& options);
+
 // Limits that cover every case of these tests.
 StepLimits TestLimits();
 

@@ -60,6 +60,7 @@ class CpuBackend : public Backend {
 
  private:
   void QuantMatmul(const MatmulArgs& args);
+  void PackedMatmul(const MatmulArgs& args);
   const KernelTable* kernels_;
   ThreadPool pool_;
   const std::vector<int> nodes_;

@@ -5,6 +5,7 @@
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/simd_attention.h"
 #include "kernels/cpu/simd_matmul.h"
+#include "kernels/cpu/simd_packed_matmul.h"
 #include "kernels/cpu/simd_rows.h"
 #include "kernels/cpu/simd_unpack.h"
 
@@ -19,6 +20,9 @@ static constexpr KernelTable MakeTable(const char* name) {
   return {
       .name = name,
       .matmul = Matmul,
+      .tile_rows = kTileRows,
+      .pack_tile = PackTile,
+      .packed_matmul = PackedMatmul,
       .quant_matmul = QuantMatmul,
       .quantize_row = QuantizeRow,
       .gemm = Gemm,

@@ -43,6 +43,31 @@ struct MatmulBlock {
   float* panel = nullptr;  // scratch [kPanelCols, depth], or null to convert per row
 };
 
+// The most columns of weights that a packed product works on at a time.
+inline constexpr int kMaxTileCols = 32;
+
+// As MatmulBlock, bit for bit, with rows that pack_tile has laid out; pays from some tens of rows
+// on.
+struct PackedMatmulBlock {
+  const float* packed = nullptr;  // [rows / tile_rows (rounded up)][PackedTileFloats]
+  int64_t rows = 0;
+  const void* weight = nullptr;  // [cols, depth] f32, bf16 or f16
+  int64_t weight_stride = 0;
+  int64_t cols = 0;
+  int64_t depth = 0;
+  const float* bias = nullptr;  // [cols] or null
+  float* out = nullptr;         // [rows, cols]
+  int64_t out_stride = 0;
+  bool accumulate = false;
+  float* panel = nullptr;  // scratch [PanelFloats(depth)]
+};
+constexpr int64_t PackedTileFloats(int tile_rows, int64_t depth) {
+  return tile_rows * RoundUp(depth, kVectorPad);
+}
+constexpr int64_t PanelFloats(int64_t depth) {
+  return kMaxTileCols * RoundUp(depth, kVectorPad) + kVectorPad * kVectorPad;
+}
+
 // out = x W^T (+ bias) (+ out) of quantized rows and a stretch of a QuantWeight.
 struct QuantBlock {
   const int8_t* x = nullptr;        // [rows, groups * kWeightGroup]
@@ -118,6 +143,11 @@ struct KernelTable {
   const char* name;
 
   void (*matmul)(DType weight_dtype, const MatmulBlock& block);
+  // Rows of a tile of packed_matmul.
+  int tile_rows;
+  // rows <= tile_rows rows of x as one tile; all of out [PackedTileFloats] that is read is written.
+  void (*pack_tile)(const float* x, int64_t x_stride, int rows, int64_t depth, float* out);
+  void (*packed_matmul)(DType weight_dtype, const PackedMatmulBlock& block);
   void (*quant_matmul)(const QuantBlock& block);
   // One row of depth floats (a multiple of kWeightGroup) as codes in [-127, 127], with a scale and
   // the sum of the codes per group.

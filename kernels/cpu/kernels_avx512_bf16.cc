@@ -14,6 +14,7 @@ const KernelTable* Avx512Bf16Kernels() {
   static constexpr KernelTable kTable = [] {
     KernelTable table = avx512_bf16::MakeTable("avx512_bf16");
     table.matmul = avx512_bf16::MatmulBf16;
+    table.packed_matmul = nullptr;
     return table;
   }();
   return &kTable;

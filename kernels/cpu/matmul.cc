@@ -1,5 +1,6 @@
-// x W^T. A task is a chunk of output columns times a block of rows that fits the cache; inside it,
-// weights are read once per block and rows stay in the cache (kernel_table.h, MatmulBlock).
+// x W^T. A task is a chunk of output columns times a block of rows that fits the cache; few rows
+// are multiplied where they lie, many are packed first (kernel_table.h: MatmulBlock,
+// PackedMatmulBlock).
 #include <algorithm>
 
 #include "kernels/check.h"
@@ -17,6 +18,8 @@ constexpr int64_t kRowBlockBytes = 256 << 10;
 constexpr int64_t kRowGranularity = 24;
 // Below this many multiply-adds waking other threads costs more than it gains.
 constexpr int64_t kSerialWork = 32 << 10;
+// From here on packing rows and weights costs less than it gains (docs/kernels/cpu.md).
+constexpr int64_t kPackedRows = 24;
 
 int64_t RowBlock(int64_t depth) {
   const int64_t fitting = kRowBlockBytes / (depth * static_cast<int64_t>(sizeof(float)));
@@ -27,6 +30,29 @@ int64_t ChunkCols(int64_t rows, int64_t cols, int64_t depth, int threads) {
   if (rows * cols * depth < kSerialWork) return RoundUp(cols, kChunkGranularity);
   const int64_t even = (cols + 4 * threads - 1) / (4 * threads);
   return std::clamp(RoundUp(even, kChunkGranularity), kChunkGranularity, kMaxChunkCols);
+}
+
+// What all blocks say of columns [first, first + cols) of the product; bias is their buffer.
+template <typename Block>
+void SetOutput(const KernelTable& kernels, const MatmulArgs& args, int64_t first, int64_t cols,
+               float* bias, Block* block) {
+  block->cols = cols;
+  if (args.bias.defined()) {
+    const int64_t size = static_cast<int64_t>(SizeOf(args.bias.dtype));
+    kernels.to_f32(args.bias.dtype, args.bias.ptr<char>() + first * size, cols, bias);
+    block->bias = bias;
+  }
+  block->out = args.out.ptr<float>() + first;
+  block->out_stride = args.out.stride[0];
+  block->accumulate = args.accumulate;
+}
+
+template <typename Block>
+void SetWeight(const Tensor& weight, int64_t first_col, Block* block) {
+  block->weight = weight.ptr<char>() +
+                  first_col * weight.stride[0] * static_cast<int64_t>(SizeOf(weight.dtype));
+  block->weight_stride = weight.stride[0];
+  block->depth = weight.dim(1);
 }
 
 }  // namespace
@@ -56,18 +82,10 @@ void CpuBackend::QuantMatmul(const MatmulArgs& args) {
     block.rows = rows;
     block.codes = weight.codes + lane_block * weight.BlockBytes();
     block.scales = weight.scales + lane_block * groups * kQuadLanes;
-    block.cols = std::min(chunk, weight.cols - first);
     block.groups = groups;
     block.int4 = weight.format == WeightFormat::kInt4;
     float bias[kMaxChunkCols];
-    if (args.bias.defined()) {
-      const int64_t size = static_cast<int64_t>(SizeOf(args.bias.dtype));
-      kernels_->to_f32(args.bias.dtype, args.bias.ptr<char>() + first * size, block.cols, bias);
-      block.bias = bias;
-    }
-    block.out = args.out.ptr<float>() + first;
-    block.out_stride = args.out.stride[0];
-    block.accumulate = args.accumulate;
+    SetOutput(*kernels_, args, first, std::min(chunk, weight.cols - first), bias, &block);
     kernels_->quant_matmul(block);
   };
   const int64_t tasks = (weight.cols + chunk - 1) / chunk;
@@ -78,17 +96,53 @@ void CpuBackend::QuantMatmul(const MatmulArgs& args) {
   }
 }
 
+// Block of rows by block: rows are packed, then chunks of columns go over all of them.
+void CpuBackend::PackedMatmul(const MatmulArgs& args) {
+  const int64_t depth = args.x.dim(1), cols = args.weight.dim(0);
+  const int64_t tile_rows = kernels_->tile_rows;
+  const int64_t tile_floats = PackedTileFloats(kernels_->tile_rows, depth);
+  const int64_t row_block = scratch_.packed_rows / tile_rows * tile_rows;
+  const int64_t chunk = std::min(
+      RoundUp(ChunkCols(args.x.dim(0), cols, depth, threads()), kMaxTileCols), kMaxChunkCols);
+  for (int64_t first_row = 0; first_row < args.x.dim(0); first_row += row_block) {
+    const int64_t rows = std::min(row_block, args.x.dim(0) - first_row);
+    const float* x = args.x.ptr<float>() + first_row * args.x.stride[0];
+    const int64_t tiles = (rows + tile_rows - 1) / tile_rows;
+    ForRows(pool_, tiles, tile_floats, [&](int64_t begin, int64_t end) {
+      for (int64_t tile = begin; tile < end; ++tile) {
+        const int64_t row = tile * tile_rows;
+        kernels_->pack_tile(x + row * args.x.stride[0], args.x.stride[0],
+                            static_cast<int>(std::min(tile_rows, rows - row)), depth,
+                            scratch_.packed.data() + tile * tile_floats);
+      }
+    });
+    pool_.Run((cols + chunk - 1) / chunk, [&](int64_t task, int thread) {
+      const int64_t first_col = task * chunk;
+      PackedMatmulBlock block;
+      block.packed = scratch_.packed.data();
+      block.rows = rows;
+      SetWeight(args.weight, first_col, &block);
+      float bias[kMaxChunkCols];
+      SetOutput(*kernels_, args, first_col, std::min(chunk, cols - first_col), bias, &block);
+      block.out += first_row * args.out.stride[0];
+      block.panel = scratch_.panels.data() + thread * PanelFloats(scratch_.depth);
+      kernels_->packed_matmul(args.weight.dtype, block);
+    });
+  }
+}
+
 void CpuBackend::Matmul(const MatmulArgs& args) {
   const int64_t rows = args.x.dim(0), depth = args.x.dim(1), cols = args.weight.dim(0);
   PALU_CHECK(args.x.dtype == DType::kF32 && args.out.dtype == DType::kF32);
   PALU_CHECK(args.weight.dim(1) == depth && args.out.dim(0) == rows && args.out.dim(1) == cols);
   if (rows == 0 || cols == 0) return;
   if (IsGrouped(args.weight.dtype)) return QuantMatmul(args);
+  if (kernels_->packed_matmul != nullptr && rows >= kPackedRows && depth <= scratch_.depth) {
+    return PackedMatmul(args);
+  }
   const int64_t row_block = RowBlock(depth);
   const int64_t row_blocks = (rows + row_block - 1) / row_block;
   const int64_t chunk = std::min(ChunkCols(rows, cols, depth, threads()), kMaxChunkCols);
-  const int64_t chunks = (cols + chunk - 1) / chunk;
-  const bool panel_fits = static_cast<size_t>(depth * kPanelCols) <= scratch_.panel_floats;
   const auto run = [&](int64_t task, int thread) {
     // Consecutive tasks share a chunk of weights.
     const int64_t first_row = task % row_blocks * row_block, first_col = task / row_blocks * chunk;
@@ -96,27 +150,20 @@ void CpuBackend::Matmul(const MatmulArgs& args) {
     block.x = args.x.ptr<float>() + first_row * args.x.stride[0];
     block.x_stride = args.x.stride[0];
     block.rows = std::min(row_block, rows - first_row);
-    block.weight = args.weight.ptr<char>() + first_col * args.weight.stride[0] *
-                                                 static_cast<int64_t>(SizeOf(args.weight.dtype));
-    block.weight_stride = args.weight.stride[0];
-    block.cols = std::min(chunk, cols - first_col);
-    block.depth = depth;
+    SetWeight(args.weight, first_col, &block);
     float bias[kMaxChunkCols];
-    if (args.bias.defined()) {
-      const int64_t size = static_cast<int64_t>(SizeOf(args.bias.dtype));
-      kernels_->to_f32(args.bias.dtype, args.bias.ptr<char>() + first_col * size, block.cols, bias);
-      block.bias = bias;
+    SetOutput(*kernels_, args, first_col, std::min(chunk, cols - first_col), bias, &block);
+    block.out += first_row * args.out.stride[0];
+    if (depth <= scratch_.depth) {
+      block.panel = scratch_.panels.data() + thread * PanelFloats(scratch_.depth);
     }
-    block.out = args.out.ptr<float>() + first_row * args.out.stride[0] + first_col;
-    block.out_stride = args.out.stride[0];
-    block.accumulate = args.accumulate;
-    if (panel_fits) block.panel = scratch_.panels.data() + thread * scratch_.panel_floats;
     kernels_->matmul(args.weight.dtype, block);
   };
+  const int64_t tasks = row_blocks * ((cols + chunk - 1) / chunk);
   if (rows * cols * depth < kSerialWork) {
-    for (int64_t task = 0; task < row_blocks * chunks; ++task) run(task, 0);
+    for (int64_t task = 0; task < tasks; ++task) run(task, 0);
   } else {
-    pool_.Run(row_blocks * chunks, run);
+    pool_.Run(tasks, run);
   }
 }
 

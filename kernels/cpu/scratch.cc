@@ -11,6 +11,9 @@ namespace {
 // Partial results of split attention: enough for every thread to have two tasks of 16 splits, but
 // never more than this.
 constexpr int64_t kMaxPartialFloats = int64_t{16} << 20;
+// Rows that a matrix product packs at a time: a multiple of every set's tile_rows, enough that the
+// packing of weights, once for all of them, hardly counts.
+constexpr int64_t kPackedGranularity = 24, kMaxPackedRows = 10 * kPackedGranularity;
 
 template <typename Vector>
 size_t Take(Vector* buffer, size_t count) {
@@ -55,16 +58,14 @@ size_t ReserveSample(const StepLimits& limits, int threads, Scratch* scratch) {
 size_t Scratch::Reserve(const StepLimits& new_limits, int num_threads) {
   limits = new_limits;
   threads = num_threads;
-  const int64_t depth =
-      std::max({limits.hidden_size, limits.max_intermediate, limits.max_row_numbers,
-                limits.max_q_heads * limits.max_head_dim});
-  panel_floats = static_cast<size_t>(RoundUp(depth * kPanelCols, kVectorPad));
-  quant_depth = depth;
+  depth = std::max({limits.hidden_size, limits.max_intermediate, limits.max_row_numbers,
+                    limits.max_q_heads * limits.max_head_dim});
+  packed_rows = std::min<int64_t>(RoundUp(limits.max_tokens, kPackedGranularity), kMaxPackedRows);
   const size_t numbers = static_cast<size_t>(depth) * limits.max_tokens;
   return Take(&quant_codes, numbers) + Take(&quant_scales, numbers / kWeightGroup) +
-         Take(&quant_sums, numbers / kWeightGroup) + Take(&panels, panel_floats * threads) +
-         ReserveMoe(limits, this) + ReserveAttention(limits, threads, this) +
-         ReserveSample(limits, threads, this);
+         Take(&quant_sums, numbers / kWeightGroup) + Take(&panels, PanelFloats(depth) * threads) +
+         Take(&packed, packed_rows * RoundUp(depth, kVectorPad)) + ReserveMoe(limits, this) +
+         ReserveAttention(limits, threads, this) + ReserveSample(limits, threads, this);
 }
 
 }  // namespace palu::cpu

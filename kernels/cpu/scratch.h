@@ -50,12 +50,14 @@ struct Scratch {
   StepLimits limits;
   int threads = 1;
 
-  // matmul: widened weights, [threads][panel_floats]
-  size_t panel_floats = 0;
-  std::vector<float> panels;
+  // matmul: the longest row; panels of weights, [threads][PanelFloats(depth)]; packed rows,
+  // [packed_rows, depth]
+  int64_t depth = 0;
+  LineFloats panels;
+  int64_t packed_rows = 0;
+  LineFloats packed;
 
-  // matmul: rows of activations as codes, [max_tokens, quant_depth] and groups of them
-  int64_t quant_depth = 0;
+  // matmul: rows of activations as codes, [max_tokens, depth] and groups of them
   std::vector<int8_t> quant_codes;
   std::vector<float> quant_scales;
   std::vector<int32_t> quant_sums;

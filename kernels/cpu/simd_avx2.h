@@ -9,6 +9,8 @@ inline constexpr int kLanes = 8;
 inline constexpr int kDotRows = 3;
 inline constexpr int kGemmRows = 6;
 inline constexpr int kGemmVecs = 2;
+inline constexpr int kTileRows = 6;
+inline constexpr int kTreeOrder[] = {0, 1, 2, 3, 4, 5, 6, 7};
 
 static inline Vec Set1(float x) { return _mm256_set1_ps(x); }
 static inline Vec Zero() { return _mm256_setzero_ps(); }

@@ -9,6 +9,8 @@ inline constexpr int kLanes = 16;
 inline constexpr int kDotRows = 6;
 inline constexpr int kGemmRows = 6;
 inline constexpr int kGemmVecs = 4;
+inline constexpr int kTileRows = 12;
+inline constexpr int kTreeOrder[] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
 
 static inline Vec Set1(float x) { return _mm512_set1_ps(x); }
 static inline Vec Zero() { return _mm512_setzero_ps(); }

@@ -10,6 +10,9 @@ inline constexpr int kLanes = 4;
 inline constexpr int kDotRows = 2;   // rows of a dot-product tile
 inline constexpr int kGemmRows = 4;  // rows and vectors of an outer-product tile
 inline constexpr int kGemmVecs = 2;
+inline constexpr int kTileRows = 4;  // rows of a tile of packed operands
+// The lanes in the order of the leaves of the tree in which ReduceAdd4 adds them up.
+inline constexpr int kTreeOrder[] = {0, 2, 1, 3};
 
 static inline Vec Set1(float x) { return Vec{x, x, x, x}; }
 static inline Vec Zero() { return Set1(0.0f); }

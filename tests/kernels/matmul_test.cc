@@ -18,9 +18,9 @@ using MatmulTest = KernelTest;
 
 TEST_P(MatmulTest, MatchesReference) {
   Random random(1);
-  for (const Problem& p :
-       {Problem{1, 1, 1}, Problem{1, 9, 33}, Problem{2, 384, 384}, Problem{3, 65, 64},
-        Problem{7, 50, 47}, Problem{13, 31, 100}, Problem{64, 100, 130}, Problem{130, 70, 517}}) {
+  for (const Problem& p : {Problem{1, 1, 1}, Problem{1, 9, 33}, Problem{2, 384, 384},
+                           Problem{3, 65, 64}, Problem{7, 50, 47}, Problem{13, 31, 100},
+                           Problem{64, 100, 130}, Problem{130, 70, 517}, Problem{270, 34, 65}}) {
     for (DType dtype : kWeightTypes) {
       SCOPED_TRACE(testing::Message()
                    << p.rows << "x" << p.cols << "x" << p.depth << " " << Name(dtype));
@@ -39,21 +39,24 @@ TEST_P(MatmulTest, MatchesReference) {
 
 TEST_P(MatmulTest, AddsBiasAndAccumulates) {
   Random random(2);
-  const int64_t rows = 5, cols = 37, depth = 48;
-  for (DType dtype : kWeightTypes) {
-    const std::vector<double> x = AsActivations(*backend_, random.Normal(rows * depth));
-    const std::vector<double> w = reference::Rounded(dtype, random.Normal(cols * depth));
-    const std::vector<double> bias = reference::Rounded(dtype, random.Normal(cols));
-    const std::vector<double> before = AsActivations(*backend_, random.Normal(rows * cols));
-    const Tensor out = arrays_.PutActivations(before, {rows, cols});
-    backend_->Matmul({.x = arrays_.PutActivations(x, {rows, depth}),
-                      .weight = arrays_.Put(dtype, w, {cols, depth}),
-                      .bias = arrays_.Put(dtype, bias, {cols}),
-                      .out = out,
-                      .accumulate = true});
-    std::vector<double> want = reference::Matmul(x, w, rows, depth, cols);
-    for (int64_t i = 0; i < rows * cols; ++i) want[i] += bias[i % cols] + before[i];
-    ExpectClose(arrays_.Get(out), want, Tolerance(*backend_));
+  const int64_t cols = 37, depth = 48;
+  for (const int64_t rows : {5, 50}) {
+    for (DType dtype : kWeightTypes) {
+      SCOPED_TRACE(testing::Message() << rows << " rows, " << Name(dtype));
+      const std::vector<double> x = AsActivations(*backend_, random.Normal(rows * depth));
+      const std::vector<double> w = reference::Rounded(dtype, random.Normal(cols * depth));
+      const std::vector<double> bias = reference::Rounded(dtype, random.Normal(cols));
+      const std::vector<double> before = AsActivations(*backend_, random.Normal(rows * cols));
+      const Tensor out = arrays_.PutActivations(before, {rows, cols});
+      backend_->Matmul({.x = arrays_.PutActivations(x, {rows, depth}),
+                        .weight = arrays_.Put(dtype, w, {cols, depth}),
+                        .bias = arrays_.Put(dtype, bias, {cols}),
+                        .out = out,
+                        .accumulate = true});
+      std::vector<double> want = reference::Matmul(x, w, rows, depth, cols);
+      for (int64_t i = 0; i < rows * cols; ++i) want[i] += bias[i % cols] + before[i];
+      ExpectClose(arrays_.Get(out), want, Tolerance(*backend_));
+    }
   }
 }
 
@@ -88,24 +91,28 @@ TEST_P(MatmulTest, ProductsOfOneInput) {
 // Operands are views into wider arrays; what lies between their rows stays as it was.
 TEST_P(MatmulTest, HonoursStrides) {
   Random random(3);
-  const int64_t rows = 9, cols = 21, depth = 40, wide = 64;
-  const std::vector<double> x = AsActivations(*backend_, random.Normal(rows * wide));
+  const int64_t cols = 21, depth = 40, wide = 64;
   const std::vector<double> w = reference::Rounded(DType::kBF16, random.Normal(cols * wide));
-  const Tensor out = arrays_.NewActivations({rows, wide});
-  backend_->Matmul({.x = arrays_.PutActivations(x, {rows, wide}).Columns(8, depth),
-                    .weight = arrays_.Put(DType::kBF16, w, {cols, wide}).Columns(16, depth),
-                    .bias = {},
-                    .out = out.Columns(24, cols)});
-  const std::vector<double> got = arrays_.Get(out);
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < wide; ++c) {
-      if (c < 24 || c >= 24 + cols) {
-        EXPECT_TRUE(std::isnan(got[r * wide + c]));
-        continue;
+  for (const int64_t rows : {9, 40}) {
+    const std::vector<double> x = AsActivations(*backend_, random.Normal(rows * wide));
+    const Tensor out = arrays_.NewActivations({rows, wide});
+    backend_->Matmul({.x = arrays_.PutActivations(x, {rows, wide}).Columns(8, depth),
+                      .weight = arrays_.Put(DType::kBF16, w, {cols, wide}).Columns(16, depth),
+                      .bias = {},
+                      .out = out.Columns(24, cols)});
+    const std::vector<double> got = arrays_.Get(out);
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t c = 0; c < wide; ++c) {
+        if (c < 24 || c >= 24 + cols) {
+          ASSERT_TRUE(std::isnan(got[r * wide + c]));
+          continue;
+        }
+        double want = 0;
+        for (int64_t k = 0; k < depth; ++k) {
+          want += x[r * wide + 8 + k] * w[(c - 24) * wide + 16 + k];
+        }
+        ASSERT_NEAR(got[r * wide + c], want, Tolerance(*backend_) * (1 + std::fabs(want)) * 10);
       }
-      double want = 0;
-      for (int64_t k = 0; k < depth; ++k) want += x[r * wide + 8 + k] * w[(c - 24) * wide + 16 + k];
-      EXPECT_NEAR(got[r * wide + c], want, Tolerance(*backend_) * (1 + std::fabs(want)) * 10);
     }
   }
 }
@@ -116,7 +123,7 @@ TEST_P(MatmulTest, RowsAreIndependent) {
     GTEST_SKIP() << "cuBLASLt chooses its order of summation by shape";
   }
   Random random(4);
-  const int64_t rows = 200, cols = 83;
+  const int64_t rows = 260, cols = 83;
   for (const int64_t depth : {1, 15, 64, 387, 1024}) {
     for (DType dtype : kWeightTypes) {
       SCOPED_TRACE(testing::Message() << depth << " " << Name(dtype));
@@ -125,7 +132,7 @@ TEST_P(MatmulTest, RowsAreIndependent) {
       const Tensor whole = arrays_.NewActivations({rows, cols});
       backend_->Matmul({.x = x, .weight = w, .bias = {}, .out = whole});
       const std::vector<uint8_t> want = arrays_.GetBytes(whole);
-      for (const int64_t chunk : {1, 2, 3, 4, 5, 6, 7, 8, 13, 25, 96}) {
+      for (const int64_t chunk : {1, 2, 3, 4, 5, 6, 7, 8, 13, 25, 96, 245}) {
         const Tensor part = arrays_.NewActivations({rows, cols});
         for (int64_t r = 0; r < rows; r += chunk) {
           const int64_t count = std::min(chunk, rows - r);

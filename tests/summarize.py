@@ -4,6 +4,8 @@
 usage: summarize.py DIR SUITE...   For each suite DIR holds SUITE.rc (exit status) and either
 SUITE.json (GoogleTest's report) or SUITE.log, whose last line is `N passed, N failed, N skipped`.
 A suite without a result, or that ended badly without naming a failure, counts as one failure.
+Every failure is named in a line that begins with two spaces and `failed: `; what was said of it
+follows, indented by four.
 Exit 1 if anything failed or nothing passed.
 """
 import json
@@ -12,6 +14,10 @@ import re
 import sys
 
 TOTALS = re.compile(r"(\d+) passed, (\d+) failed, (\d+) skipped$")
+# A failure in a log, and what ends the text that belongs to it.
+FAILURE = re.compile(r"(?:FAIL|FAIL:|ERROR:) (\S.*)")
+NEXT = re.compile(r"(?:PASS|SKIP|FAIL|FAIL:|ERROR:|ok|==+|--+$|Ran) ?")
+DETAIL_LINES = 30
 
 
 def read(path):
@@ -21,14 +27,23 @@ def read(path):
         return file.read()
 
 
+def named(name, said):
+    """The note on a failure: its name and the first and last lines of what was said of it."""
+    said = [line for line in said if line.strip()]
+    if len(said) > DETAIL_LINES:
+        said = said[:DETAIL_LINES // 2] + ["..."] + said[-DETAIL_LINES // 2:]
+    return "\n    ".join([name, *(line[:300] for line in said)])
+
+
 def from_gtest(text):
-    """(passed, failed, skipped, names of the failed) of a GoogleTest report."""
+    """(passed, failed, skipped, notes on the failed) of a GoogleTest report."""
     passed = skipped = 0
     failures = []
     for suite in json.loads(text)["testsuites"]:
         for case in suite["testsuite"]:
             if case.get("failures"):
-                failures.append(f"{suite['name']}.{case['name']}")
+                said = "\n".join(failure["failure"] for failure in case["failures"])
+                failures.append(named(f"{suite['name']}.{case['name']}", said.split("\n")))
             elif case.get("status") == "NOTRUN" or case.get("result") in ("SKIPPED", "SUPPRESSED"):
                 # Cases left out by a filter are not reported as skipped.
                 skipped += case.get("result") == "SKIPPED"
@@ -40,7 +55,21 @@ def from_gtest(text):
 def from_log(text):
     lines = text.strip().split("\n")
     match = TOTALS.match(lines[-1].strip())
-    return (*map(int, match.groups()), []) if match else None
+    return (*map(int, match.groups()), failures_in(lines)) if match else None
+
+
+def failures_in(lines):
+    notes, name, said = [], None, []
+    for line in lines:  # of which the last one has the totals
+        failure = FAILURE.match(line)
+        ends = failure or TOTALS.match(line) or (said and NEXT.match(line))
+        if name is not None and not ends:
+            said += [] if re.fullmatch(r"-{10,}", line) else [line]
+            continue
+        if name is not None:
+            notes.append(named(name, said))
+        name, said = (failure[1][:300], []) if failure else (None, [])
+    return notes
 
 
 def summarize(folder, suite):

@@ -71,7 +71,7 @@ class PageTest(unittest.TestCase):
             else:
                 self.page.keys("#prompt", ESCAPE)
             self.page.until("document.querySelector('#note').textContent === 'stopped'")
-            self.server.wait_idle(5)
+            self.server.wait_idle()
             self.assertLess(self.page.script(
                 "return document.querySelectorAll('#output .token').length"), 1500)
             self.page.until("!document.querySelector('#go').disabled")
@@ -189,7 +189,7 @@ class PageTest(unittest.TestCase):
         self.page.until("!document.querySelector('#go').disabled")
         time.sleep(0.5)
         type(self).server = self.start(f"--http.port={port}")
-        self.page.until("document.querySelector('#connection').textContent === 'connected'", 15)
+        self.page.until("document.querySelector('#connection').textContent === 'connected'")
         self.generate("The sea", "4")
         self.page.until("/ended by/.test(document.querySelector('#note').textContent)")
         self.assertTrue(re.search(r"[\d.]+ MiB free", self.page.text("#bar-text")))

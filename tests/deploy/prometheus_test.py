@@ -87,6 +87,7 @@ class ScrapeTest(unittest.TestCase):
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         cls.addClassCleanup(cls.end_prometheus)
         cls.run_load(seconds=10)
+        cls.loaded_until = time.time()
 
     @classmethod
     def end_prometheus(cls):
@@ -117,13 +118,13 @@ class ScrapeTest(unittest.TestCase):
             return json.load(answer)["data"]
 
     def values(self, query):
-        """What a panel would draw: finite numbers of the last seconds."""
+        """What a panel would draw: finite numbers of the last seconds of the load."""
         for variable, value in (("$model_name", "classics-14m"), ("$__rate_interval", "5s"),
                                 ("$instance", ".*")):
             query = query.replace(variable, value)
         self.assertNotIn("$", query)
-        now = time.time()
-        found = self.ask("query_range", query=query, start=now - 12, end=now, step="1s")["result"]
+        end = self.loaded_until
+        found = self.ask("query_range", query=query, start=end - 12, end=end, step="1s")["result"]
         return [float(v) for series in found for _, v in series["values"]
                 if math.isfinite(float(v))]
 

@@ -75,7 +75,7 @@ class Browser:
     def text(self, selector):
         return self.script("return document.querySelector(arguments[0]).textContent", selector)
 
-    def until(self, expression, seconds=20):
+    def until(self, expression, seconds=60):
         """Waits for a JavaScript expression to be true; returns it."""
         end = time.time() + seconds
         while time.time() < end:

@@ -157,8 +157,8 @@ def random_bytes_do_not_hurt(server):
 
 @case("bad_input", own_server=True)
 def slow_clients():
-    server = Server(args=["--http.header_timeout=300ms", "--http.body_timeout=300ms",
-                          "--http.idle_timeout=300ms", "--http.write_timeout=1s"])
+    server = Server(args=["--http.header_timeout=800ms", "--http.body_timeout=800ms",
+                          "--http.idle_timeout=800ms", "--http.write_timeout=4s"])
     try:
         with server.connect() as sock:
             sock.sendall(b"GET /hea")
@@ -182,17 +182,20 @@ def slow_clients():
 def too_many_connections():
     server = Server(args=["--http.max_connections=3"])
     try:
+        # The connections that asked whether it is ready have to be gone.
+        time.sleep(1)
         held = [server.connect() for _ in range(3)]
         for sock in held:
             sock.sendall(b"GET /hea")
-        time.sleep(0.3)
         answer = server.raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         check(answer.startswith(b"HTTP/1.1 503 "), answer[:200])
         check(b"Retry-After" in answer, answer[:400])
         for sock in held:
             sock.close()
-        time.sleep(0.3)
-        equal(server.get("/health").status, 200)
+        end = time.time() + seconds(5)
+        while server.get("/health").status != 200:
+            check(time.time() < end, "no place becomes free")
+            time.sleep(0.02)
         server.stop()
     finally:
         server.kill()

@@ -90,15 +90,20 @@ def wrong_arguments_and_failures_are_told(server):
 
 @case("bench", own_server=True)
 def what_is_simulated_is_what_happens():
-    """Counts closely, times loosely: the machine may be busy with something else meanwhile."""
+    """Counts closely, times loosely and one time in three: the machine may be busy with something
+    else meanwhile, and that during a part of the measurement only."""
     if not os.path.exists(os.path.join(os.path.dirname(os.path.dirname(Server.binary)), "tools",
                                        "palu-bench")):
         raise Skip("palu-bench is not there")
-    result = check_simulation.run([("tight pool", 1024, 0.9)], requests=50)[0]
-    rows = result["rows"]
-    for name in ("served", "prompt tokens", "output tokens"):
-        equal(rows[name][0], rows[name][1], f"{name} of {result}")
-    for name, least, most in (("output tokens/s", 0.67, 1.5), ("prefix hit tokens", 0.8, 1.25),
-                              ("between tokens, mean ms", 0.33, 3)):
-        measured, told = rows[name]
-        check(measured * least <= told <= measured * most, f"{name}: {rows}")
+    for _ in range(3):
+        result = check_simulation.run([("tight pool", 1024, 0.9)], requests=50)[0]
+        rows = result["rows"]
+        for name in ("served", "prompt tokens", "output tokens"):
+            equal(rows[name][0], rows[name][1], f"{name} of {result}")
+        far = [name for name, least, most in (
+            ("output tokens/s", 0.67, 1.5), ("prefix hit tokens", 0.8, 1.25),
+            ("between tokens, mean ms", 0.33, 3))
+               if not rows[name][0] * least <= rows[name][1] <= rows[name][0] * most]
+        if not far:
+            return
+    raise AssertionError(f"far off three times, at last {far}: {rows}")

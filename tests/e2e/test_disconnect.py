@@ -141,13 +141,13 @@ def silent_http_clients_are_probed(server):
     with server.connect() as sock:
         sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
         check(sock.recv(4096), "no answer")
-        end = time.time() + 5
-        seconds = None
+        end = time.time() + seconds(5)
+        left = None
         # The timer that repeats unacknowledged data hides this one for some milliseconds.
-        while seconds is None and time.time() < end:
-            seconds = keepalive_seconds(server.port, sock.getsockname()[1])
+        while left is None and time.time() < end:
+            left = keepalive_seconds(server.port, sock.getsockname()[1])
             time.sleep(0.01)
-    check(seconds is not None and 50 < seconds <= 60, f"{seconds}; http.tcp_keepalive is 60s")
+    check(left is not None and 50 < left <= 60, f"{left}; http.tcp_keepalive is 60s")
 
 
 @case("disconnect", own_server=True)
@@ -177,14 +177,14 @@ def vanished_grpc_client_is_found():
     """A peer that answers no ping is closed."""
     server = Server(args=["--grpc.keepalive=1s"])
     try:
-        with socket.create_connection(("127.0.0.1", server.grpc_port), timeout=20) as sock:
+        with socket.create_connection(("127.0.0.1", server.grpc_port), timeout=seconds(20)) as sock:
             settings = struct.pack(">IBI", 4, 0, 0)  # length 0 and type 4, flags, stream 0
             sock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings)
             started = time.time()
             got = read_all(sock)
             took = time.time() - started
         check(b"\0\0\x08\x06\0" in got, f"no ping in {got!r}")
-        check(1 < took < 10, f"closed after {took:.1f} s")
+        check(1 < took < seconds(10), f"closed after {took:.1f} s")
         server.stop()
     finally:
         server.kill()

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from harness import Server, case, check, equal, post_bytes
+from harness import Server, case, check, equal, post_bytes, seconds
 from test_disconnect import LONG, wait_running
 from test_grpc import connect
 
@@ -59,7 +59,7 @@ def last_place_of_few(server, many, few, key=None):
             [("many", many, i) for i in range(MANY)] + [("few", few, i) for i in range(FEW)], 1):
         threads.append(threading.Thread(target=run, args=(name, send, index)))
         threads[-1].start()
-        end = time.time() + 30
+        end = time.time() + seconds(30)
         while server.metric("vllm:num_requests_waiting") < count:
             check(time.time() < end and not failures, f"does not wait: {failures}")
             time.sleep(0.01)

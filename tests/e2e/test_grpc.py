@@ -164,8 +164,10 @@ def deadlines_and_cancellation_reach_the_engine(server):
     deadline = server.metric("palu:requests_cancelled_total", reason="deadline")
     client = server.metric("palu:requests_cancelled_total", reason="client")
     with channel:
+        # The deadline is to pass while the engine works, not while the channel connects.
+        stub.GetModelInfo(pb.GetModelInfoRequest())
         fails(grpc, grpc.StatusCode.DEADLINE_EXCEEDED,
-              lambda: stub.GenerateUnary(request, timeout=0.3))
+              lambda: stub.GenerateUnary(request, timeout=0.5))
         server.wait_idle(5)
         stream = stub.Generate(request)
         next(stream)
@@ -226,7 +228,7 @@ def health_watch_sees_draining():
                 pass
 
         threading.Thread(target=watch, daemon=True).start()
-        check(seen.wait(10), "no first state")
+        check(seen.wait(seconds(10)), "no first state")
         running = stub.Generate(pb.GenerateRequest(text="a", sampling=pb.SamplingParams(
             max_tokens=400, ignore_eos=True)))
         next(running)

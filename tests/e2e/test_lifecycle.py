@@ -7,9 +7,10 @@ import signal
 import threading
 import time
 
-from harness import (MODEL, Server, case, check, check_error, equal, parse_events, post_bytes,
-                     seconds)
+from harness import (BUSY_SLOWDOWN, MODEL, Server, case, check, check_error, equal, parse_events,
+                     post_bytes, seconds)
 from test_disconnect import wait_running
+from test_logs import wait_line
 
 LONG = {"prompt": "The sea", "max_tokens": 2000, "ignore_eos": True}
 
@@ -44,15 +45,17 @@ def startup_block():
 
 @case("lifecycle", own_server=True)
 def ready_soon_after_exec():
-    """Takes a few tenths of a second on an idle machine; the bound leaves room for a busy one."""
-    start = time.time()
-    server = Server(args=["--engine.cpu_threads=2"])
-    try:
-        took = time.time() - start
-        check(took < seconds(3), f"ready after {took:.2f} s")
-        server.stop()
-    finally:
-        server.kill()
+    """Takes a few tenths of a second on an idle machine; one of five starts has to be near."""
+    limit, tries = seconds(3) / BUSY_SLOWDOWN, []
+    while not tries or (tries[-1] >= limit and len(tries) < 5):
+        start = time.time()
+        server = Server(args=["--engine.cpu_threads=2"])
+        try:
+            tries.append(time.time() - start)
+            server.stop()
+        finally:
+            server.kill()
+    check(min(tries) < limit, f"ready after {tries} s")
 
 
 def cpu_seconds(server):
@@ -68,11 +71,14 @@ def idle_server_takes_no_cpu_time():
     try:
         server.completion(prompt="The sea", max_tokens=20, ignore_eos=True)
         server.wait_idle()
-        time.sleep(0.2)
-        before = cpu_seconds(server)
-        time.sleep(1)
-        used = cpu_seconds(server) - before
-        check(used <= 0.05, f"{used} s of CPU time in a second without requests")
+        # What ends with the request may go on for a while on a busy machine.
+        tries = []
+        while not tries or (tries[-1] > 0.05 and len(tries) < 5):
+            time.sleep(0.2)
+            before = cpu_seconds(server)
+            time.sleep(1)
+            tries.append(cpu_seconds(server) - before)
+        check(min(tries) <= 0.05, f"{tries} s of CPU time in seconds without requests")
         server.stop()
     finally:
         server.kill()
@@ -82,7 +88,7 @@ def idle_server_takes_no_cpu_time():
 def drain_lets_requests_finish():
     server = Server(args=["--shutdown.drain_timeout=60s"])
     try:
-        thread, result = in_background(server.completion, prompt="The sea", max_tokens=600,
+        thread, result = in_background(server.completion, prompt="The sea", max_tokens=2000,
                                        ignore_eos=True)
         wait_running(server)
         server.signal()
@@ -95,7 +101,7 @@ def drain_lets_requests_finish():
         check(int(answer.headers["retry-after"]) > 0, "retry-after")
         equal(server.wait_exit(60), 0)
         thread.join(5)
-        equal(result["answer"]["usage"]["completion_tokens"], 600)
+        equal(result["answer"]["usage"]["completion_tokens"], 2000)
     finally:
         server.kill()
 
@@ -127,11 +133,10 @@ def second_signal_exits_at_once():
         in_background(server.post, "/v1/completions", {**LONG, "n": 16})
         wait_running(server)
         server.signal()
-        time.sleep(0.3)
-        started = time.time()
+        wait_line(server, "shutting down")
         server.signal()
-        server.wait_exit(10)
-        check(time.time() - started < seconds(2), "late")
+        equal(server.wait_exit(), 1, "exit code")
+        wait_line(server, "second signal: exiting at once")
     finally:
         server.kill()
 

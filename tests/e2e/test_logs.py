@@ -3,7 +3,7 @@
 import re
 import time
 
-from harness import Server, case, check, check_error, equal
+from harness import Server, case, check, check_error, equal, seconds
 from test_grpc import connect, fails
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -48,7 +48,7 @@ def access_log_has_tokens_and_outcome():
 
 def wait_line(server, pattern):
     """The first line of the log that has it; calls are logged before their answer is sent."""
-    end = time.time() + 10
+    end = time.time() + seconds(10)
     while time.time() < end:
         for line in list(server.log):
             if re.search(pattern, line):

@@ -14,7 +14,10 @@ using Clock = RequestTiming::Clock;
 
 class EngineEndTest : public EngineTest {
  protected:
-  EngineEndTest() { limits.max_context_tokens = limits.num_blocks * limits.block_tokens; }
+  EngineEndTest() {
+    limits.num_blocks = 1024;
+    limits.max_context_tokens = limits.num_blocks * limits.block_tokens;
+  }
 
   void StartSlow() {
     runner = std::make_unique<testing::FakeRunner>(limits, options);
@@ -22,8 +25,9 @@ class EngineEndTest : public EngineTest {
     StartWith(runner.get());
   }
 
+  // Runs for eight seconds if nothing ends it, which all that a test does meanwhile fits into.
   RequestHandle StartLong() {
-    RequestHandle handle = MustSubmit(Simple({1, 2, 3}, 120));
+    RequestHandle handle = MustSubmit(Simple({1, 2, 3}, 4000));
     EXPECT_TRUE(handle.stream().Wait(std::chrono::seconds(20)));
     return handle;
   }
@@ -31,9 +35,12 @@ class EngineEndTest : public EngineTest {
 
 TEST_F(EngineEndTest, CancelEndsWithinAStep) {
   StartSlow();
+  runner->HoldFrom(3);
   RequestHandle handle = StartLong();
+  while (runner->steps() < 4) std::this_thread::yield();
   const int steps = runner->steps();
   handle.stream().Cancel();
+  runner->Release();
   const Answer answer = ReadAll(handle);
   EXPECT_LE(runner->steps(), steps + 2);
   EXPECT_EQ(answer.status.code, StatusCode::kCancelled);
@@ -49,13 +56,11 @@ TEST_F(EngineEndTest, CancelledBeforeTheEngineHasTakenItInEndsToo) {
   RequestHandle running = StartLong();
   for (int i = 0; i < 10; ++i) {
     RequestHandle handle = MustSubmit(Simple({4, 5, i}, 3));
-    const int steps = runner->steps();
     handle.stream().Cancel();
     EXPECT_EQ(ReadAll(handle).status.code, StatusCode::kCancelled);
-    EXPECT_LE(runner->steps(), steps + 3) << "it waited for the other";
   }
   running.stream().Cancel();
-  ReadAll(running);
+  EXPECT_EQ(ReadAll(running).status.code, StatusCode::kCancelled) << "they waited for its end";
   ExpectIdle();
   EXPECT_EQ(engine->metrics().cancelled_client, 11u);
 }
@@ -69,11 +74,13 @@ TEST_F(EngineEndTest, DestroyedHandleFreesItsBlocks) {
 
 TEST_F(EngineEndTest, StopChoiceEndsOneChoice) {
   StartSlow();
+  runner->HoldFrom(3);
   Request request = Simple({1, 2, 3}, 60);
   request.n = 2;
   RequestHandle handle = MustSubmit(request);
-  ASSERT_TRUE(handle.stream().Wait(std::chrono::seconds(20)));
+  EXPECT_TRUE(handle.stream().Wait(std::chrono::seconds(20)));
   handle.stream().StopChoice(0);
+  runner->Release();
   const Answer answer = ReadAll(handle, 2);
   EXPECT_TRUE(answer.status.ok());
   EXPECT_EQ(answer.choices[0].finish, FinishReason::kStop);
@@ -87,7 +94,7 @@ TEST_F(EngineEndTest, StopChoiceEndsOneChoice) {
 TEST_F(EngineEndTest, DeadlineEndsRunningAndWaiting) {
   options.max_sequences = 1;
   StartSlow();
-  Request request = Simple({1, 2, 3}, 120);
+  Request request = Simple({1, 2, 3}, 4000);
   request.deadline = Clock::now() + milliseconds(40);
   RequestHandle running = MustSubmit(request);
   RequestHandle waiting = MustSubmit(request);
@@ -183,12 +190,14 @@ TEST_F(EngineEndTest, DeviceFaultFailsEverythingAndIsSeen) {
   runner = std::make_unique<testing::FakeRunner>(limits, options);
   runner->step_time = milliseconds(2);
   runner->throw_at_step = 5;
+  runner->HoldFrom(0);
   StartWith(runner.get());
   Request forked = Simple({1, 2, 3, 4, 5}, 100);
   forked.n = 3;
   RequestHandle running = MustSubmit(forked);
   RequestHandle waiting = MustSubmit(Simple({1}, 1));
   EXPECT_TRUE(engine->healthy());
+  runner->Release();
   const Answer failed = ReadAll(running, 3);
   EXPECT_EQ(failed.status.code, StatusCode::kInternal);
   EXPECT_NE(failed.status.message.find("fake device fault"), std::string::npos);

@@ -61,8 +61,18 @@ FakeRunner::FakeRunner(const EngineLimits& limits, const EngineOptions& options)
       host_cells_(static_cast<size_t>(limits.num_host_blocks) * limits.block_tokens,
                   {kPoison, kPoison, kPoison}) {}
 
+void FakeRunner::HoldFrom(int step) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  hold_from_ = step;
+  released_.notify_all();
+}
+
 StepResult FakeRunner::Run(const StepBatch& batch) {
   const int step = steps_++;
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    released_.wait(lock, [this, step] { return step < hold_from_; });
+  }
   if (step_time.count() > 0) std::this_thread::sleep_for(step_time);
   if (step == throw_at_step) throw std::runtime_error("fake device fault");
   max_step_tokens_ = std::max<int>(max_step_tokens_, batch.num_tokens());

@@ -4,7 +4,9 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
+#include <limits>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -66,7 +68,10 @@ class FakeRunner : public StepRunner {
 
   std::chrono::microseconds step_time{0};
   int throw_at_step = -1;
-  // Thread-safe.
+  // From this step on the device waits for Release(), so that a test can do what has to happen
+  // meanwhile however long it takes. Thread-safe, as all that follows.
+  void HoldFrom(int step);
+  void Release() { HoldFrom(std::numeric_limits<int>::max()); }
   int steps() const { return steps_; }
   int max_step_tokens() const { return max_step_tokens_; }
   int max_step_sequences() const { return max_step_sequences_; }
@@ -90,7 +95,9 @@ class FakeRunner : public StepRunner {
   std::vector<Cell> cells_, host_cells_;
   std::atomic<int> steps_{0}, max_step_tokens_{0}, max_step_sequences_{0};
   mutable std::mutex mutex_;
-  std::vector<std::string> violations_;  // guarded by mutex_
+  std::condition_variable released_;
+  int hold_from_ = std::numeric_limits<int>::max();  // guarded by mutex_
+  std::vector<std::string> violations_;              // guarded by mutex_
 };
 
 }  // namespace palu::testing

@@ -89,18 +89,13 @@ class HostCost : public ::testing::Test {
     events_.Clear();
   }
 
-  // Of the best round, like the reference.
   double StepMicros() {
-    double best = 1e9;
-    for (int round = 0; round < kRounds; ++round) {
-      for (const auto& stream : streams_) stream->Drain();
-      paused_ = 0;
-      const double begin = CpuMicros();
-      for (int i = 0; i < kSteps; ++i) Step();
-      best = std::min(best, (CpuMicros() - begin - paused_) / kSteps);
-      EXPECT_EQ(batch_.num_sequences(), kRunning);
-    }
-    return best;
+    for (const auto& stream : streams_) stream->Drain();
+    paused_ = 0;
+    const double begin = CpuMicros();
+    for (int i = 0; i < kSteps; ++i) Step();
+    EXPECT_EQ(batch_.num_sequences(), kRunning);
+    return (CpuMicros() - begin - paused_) / kSteps;
   }
 
   void TearDown() override {
@@ -108,10 +103,12 @@ class HostCost : public ::testing::Test {
   }
 
   void Expect(const char* what, double most_references) {
-    double reference = 1e9;
-    for (int round = 0; round < kRounds; ++round)
+    double reference = 1e9, micros = 1e9;
+    // The best of both, taken in turns: what else runs on the machine comes and goes.
+    for (int round = 0; round < kRounds; ++round) {
       reference = std::min(reference, ReferenceMicros());
-    const double micros = StepMicros();
+      micros = std::min(micros, StepMicros());
+    }
     std::printf("%s: %.0f us per step, %.2f of the reference of %.0f us\n", what, micros,
                 micros / reference, reference);
     RecordProperty("micros", static_cast<int>(micros));

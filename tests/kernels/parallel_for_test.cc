@@ -112,10 +112,15 @@ TEST(ThreadPoolTest, IdleWorkersSleep) {
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
     return static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_nsec) * 1e-6;
   };
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  const double before = cpu_ms();
-  std::this_thread::sleep_for(std::chrono::milliseconds(200));
-  EXPECT_LT(cpu_ms() - before, 10.0);
+  // On a busy machine a worker may still be on its way to sleep; it gets there in the end.
+  double used = 1e9;
+  for (int attempt = 0; attempt < 10 && used >= 10.0; ++attempt) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    const double before = cpu_ms();
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    used = cpu_ms() - before;
+  }
+  EXPECT_LT(used, 10.0);
 }
 
 TEST(CpuSet, Lists) {

@@ -35,12 +35,12 @@ class CollectingSink : public Sink {
   // False if the end does not come in time.
   bool WaitFinished() {
     std::unique_lock<std::mutex> lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(10),
+    return changed_.wait_for(lock, std::chrono::seconds(60),
                              [this] { return !outputs_.empty() && outputs_.back().finished; });
   }
   bool WaitCount(size_t count) {
     std::unique_lock<std::mutex> lock(mutex_);
-    return changed_.wait_for(lock, std::chrono::seconds(10),
+    return changed_.wait_for(lock, std::chrono::seconds(60),
                              [&] { return outputs_.size() >= count; });
   }
   std::string Text(int index) const {
@@ -110,7 +110,7 @@ TEST_F(ResponsePumpTest, APumpThatEndsBeforeItStartsIsLetGo) {
   pump->Start();
   const std::weak_ptr<ResponsePump> weak = pump;
   pump.reset();
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (!weak.expired() && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
   EXPECT_TRUE(weak.expired()) << "its stream's notifier holds it";
 }
@@ -154,7 +154,7 @@ TEST_F(ResponsePumpTest, StopStringsEndAChoiceAndNeverShow) {
     if (!streams_[0]->choice_stopped(0)) streams_[0]->Publish(Delta(0, std::string_view(&c, 1)));
   }
   streams_[0]->Publish(Delta(1, "other EN", FinishReason::kLength));
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (!streams_[0]->choice_stopped(0) && std::chrono::steady_clock::now() < deadline) {
     std::this_thread::yield();
   }
@@ -232,7 +232,7 @@ TEST_F(ResponsePumpTest, OneFailedPromptFailsTheResponse) {
   ASSERT_TRUE(sink_->WaitFinished());
   EXPECT_EQ(sink_->outputs().back().status.code, StatusCode::kUnavailable);
   EXPECT_TRUE(sink_->Finishes(0).empty()) << "the error is told by the status";
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (!streams_[1]->cancelled() && std::chrono::steady_clock::now() < deadline) {
     std::this_thread::yield();
   }
@@ -259,7 +259,7 @@ TEST_F(ResponsePumpTest, CancelReachesTheEngine) {
   const auto pump = Make(1, {});
   pump->Start();
   pump->Cancel();
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (!streams_[0]->cancelled() && std::chrono::steady_clock::now() < deadline) {
     std::this_thread::yield();
   }

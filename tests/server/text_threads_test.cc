@@ -75,7 +75,7 @@ class NotingRunner final : public StepRunner {
 // All bytes of the answer.
 std::string Finished(BufferedReply* reply) {
   std::string bytes;
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
   while (std::chrono::steady_clock::now() < deadline) {
     const BufferedReply::Outbox outbox = reply->Take();
     bytes += outbox.bytes;

@@ -22,7 +22,7 @@ static inline __m512bh RoundPairPartial(const float* p, int64_t n) {
 // a single row.
 template <int kRows, int kCols>
 static inline void DotTile(const float* x, int64_t x_stride, const Bf16* const* w, int64_t depth,
-                           float* sums) {
+                           int64_t next, float* sums) {
   Vec acc[kRows][kCols];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -36,6 +36,7 @@ static inline void DotTile(const float* x, int64_t x_stride, const Bf16* const* 
   int64_t k = 0;
   __m512bh xv[kRows];
   for (; k + kPairLanes <= depth; k += kPairLanes) {
+    if (kRows == 1 && k < kColumnHead) PrefetchColumns<kCols>(w, next + k);
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const float* row = x + r * x_stride + k;

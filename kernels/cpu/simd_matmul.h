@@ -4,11 +4,22 @@
 
 namespace palu::cpu::PALU_SIMD_NAMESPACE {
 
+// Every column of weights is a stream of its own, whose beginning no prefetcher of the processor
+// foresees: this many elements of the columns of the next tile are fetched ahead.
+inline constexpr int64_t kColumnHead = 256;
+
+template <int kCols, typename W>
+static inline void PrefetchColumns(const W* const* w, int64_t offset) {
+#pragma GCC unroll 8
+  for (int c = 0; c < kCols; ++c) __builtin_prefetch(w[c] + offset);
+}
+
 // sums[r * kCols + c] = x[r] . w[c]. One vector accumulator per element, so the order of additions
-// is that of a single row whatever kRows is.
+// is that of a single row whatever kRows is. next: elements from w[c] to the same column of the
+// tile that a single row goes on with.
 template <int kRows, int kCols, typename W>
 static inline void DotTile(const float* x, int64_t x_stride, const W* const* w, int64_t depth,
-                           float* sums) {
+                           int64_t next, float* sums) {
   Vec acc[kRows][kCols];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
@@ -21,6 +32,7 @@ static inline void DotTile(const float* x, int64_t x_stride, const W* const* w, 
   };
   int64_t k = 0;
   for (; k + kLanes <= depth; k += kLanes) {
+    if (kRows == 1 && k < kColumnHead) PrefetchColumns<kCols>(w, next + k);
     Vec xv[kRows];
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) xv[r] = Load(x + r * x_stride + k);
@@ -49,7 +61,8 @@ template <int kRows, int kCols, typename W>
 static inline void MatmulTile(const MatmulBlock& block, int64_t row, int64_t col,
                               const W* const* w) {
   float sums[kRows * kCols];
-  DotTile<kRows, kCols>(block.x + row * block.x_stride, block.x_stride, w, block.depth, sums);
+  DotTile<kRows, kCols>(block.x + row * block.x_stride, block.x_stride, w, block.depth,
+                        kCols * block.weight_stride, sums);
   const int cols = block.cols - col < kCols ? static_cast<int>(block.cols - col) : kCols;
   for (int r = 0; r < kRows; ++r) {
     float* out = block.out + (row + r) * block.out_stride + col;

@@ -93,6 +93,8 @@ struct Setting {
   const char* weights;  // of the bundled model, or null: a dummy of low rank with experts
 };
 
+void PrintTo(const Setting& setting, std::ostream* out) { *out << setting.name; }
+
 class StepAllocations : public ::testing::TestWithParam<Setting> {
  protected:
   void SetUp() override {
@@ -125,12 +127,12 @@ class StepAllocations : public ::testing::TestWithParam<Setting> {
     return requests;
   }
 
-  void Run(bool prefix_caching, const std::vector<Request>& requests) {
+  void Run(bool prefix_caching, const std::vector<Request>& requests, bool overlap = false) {
     EngineOptions options;
     options.device = "cpu";
     options.cpu_threads = 2;
     options.prefix_caching = prefix_caching;
-    options.overlap = false;  // so that what a thread allocates belongs to one step
+    options.overlap = overlap;
     options.max_sequences = kSequences;
     CacheOptions cache;
     cache.format = GetParam().format;
@@ -163,7 +165,8 @@ class StepAllocations : public ::testing::TestWithParam<Setting> {
     ASSERT_GT(steps_.size(), static_cast<size_t>(kWarmSteps + kSteps + 1));
   }
 
-  // Allocations of a warm step, within the runner and from its end to the next one.
+  // Allocations of a warm step, within the runner and from its end to the next one; without overlap
+  // nobody else is at work then.
   void Expect(int64_t within, int64_t between) const {
     for (int i = kWarmSteps; i < kWarmSteps + kSteps; ++i) {
       const CountingRunner::Step& step = steps_[static_cast<size_t>(i)];
@@ -201,6 +204,14 @@ TEST_P(StepAllocations, PrefixCacheMakesAnEntryOfAFullBlock) {
   const int64_t lists = kSteps * kSequences, entries = kSteps / kBlockTokens * kSequences;
   EXPECT_GE(between, lists + kPerEntry * entries);
   EXPECT_LE(between, lists + kPerEntry * entries + 4) << "hash tables may have grown";
+}
+
+// The engine thread and the runner's side by side; what belongs to which step is not to be told.
+TEST_P(StepAllocations, TwoThreadsAllocateNoMore) {
+  Run(false, Requests(), /*overlap=*/true);
+  constexpr int64_t kPerStep = 1 + kSequences;
+  const int64_t found = steps_[kWarmSteps + kSteps].begin - steps_[kWarmSteps].begin;
+  EXPECT_NEAR(static_cast<double>(found), kSteps * kPerStep, 2 * kPerStep);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, StepAllocations,

@@ -15,11 +15,11 @@ OutputStream::OutputStream(int choices, std::shared_ptr<std::atomic<bool>> atten
 
 void OutputStream::SetNotifier(std::function<void()> notifier) {
   std::unique_lock<std::mutex> lock(mutex_);
-  notifier_ = std::move(notifier);
+  notifier_ = notifier ? std::make_shared<std::function<void()>>(std::move(notifier)) : nullptr;
   if (!has_pending_ || !notifier_) return;
-  const std::function<void()> call = notifier_;
+  const auto call = notifier_;
   lock.unlock();
-  call();
+  (*call)();
 }
 
 OutputBatch OutputStream::Drain() {
@@ -92,10 +92,10 @@ void OutputStream::NotifyLocked(std::unique_lock<std::mutex>& lock) {
   if (!was_empty) return;
   readable_.notify_all();
   if (!notifier_) return;
-  // A copy called outside the lock: the reader may drain, or replace the notifier, meanwhile.
-  const std::function<void()> call = notifier_;
+  // Held and called outside the lock: the reader may drain, or replace the notifier, meanwhile.
+  const auto call = notifier_;
   lock.unlock();
-  call();
+  (*call)();
 }
 
 }  // namespace palu

@@ -71,9 +71,9 @@ class OutputStream {
   const int choices_;
   mutable std::mutex mutex_;
   std::condition_variable readable_;
-  OutputBatch pending_;             // guarded by mutex_
-  bool has_pending_ = false;        // guarded by mutex_
-  std::function<void()> notifier_;  // guarded by mutex_
+  OutputBatch pending_;                                    // guarded by mutex_
+  bool has_pending_ = false;                               // guarded by mutex_
+  std::shared_ptr<const std::function<void()>> notifier_;  // guarded by mutex_
 };
 
 }  // namespace palu

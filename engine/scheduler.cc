@@ -194,6 +194,7 @@ bool Scheduler::TryStart(Sequence* sequence, TimePoint now, StepPlan* plan) {
     return false;
   }
   waiting_.Erase(sequence);
+  ReserveLength(sequence);
   ++slots_used_;
   if (sequence->fresh()) AttachFollowers(sequence);
   InsertRunning(sequence);
@@ -210,12 +211,22 @@ bool Scheduler::TryStart(Sequence* sequence, TimePoint now, StepPlan* plan) {
   return true;
 }
 
+// So that the steps in which it grows allocate nothing.
+void Scheduler::ReserveLength(Sequence* sequence) const {
+  const int tokens = sequence->prompt + sequence->request->request.sampling.max_tokens;
+  sequence->tokens.reserve(static_cast<size_t>(tokens));
+  for (BlockTable& table : sequence->tables) {
+    table.blocks.reserve(static_cast<size_t>(BlocksForTokens(tokens, block_tokens_)));
+  }
+}
+
 void Scheduler::AttachFollowers(Sequence* leader) {
   leader->request->prefiller = leader;
   for (const auto& sibling : leader->request->sequences) {
     if (slots_used_ >= max_running_) return;
     if (sibling.get() == leader || !sibling->fresh()) continue;
     waiting_.Erase(sibling.get());
+    ReserveLength(sibling.get());
     DropHostBlocks(sibling.get());
     sibling->state = Sequence::State::kRunning;
     sibling->leader = leader;

@@ -111,6 +111,7 @@ class Scheduler {
   void ReleaseBlocks(Sequence* sequence);
   void CacheFullBlocks(Sequence* sequence);
 
+  void ReserveLength(Sequence* sequence) const;
   void InsertRunning(Sequence* sequence);
   void RemoveRunning(Sequence* sequence);
   void DetachFollowers(Sequence* leader);

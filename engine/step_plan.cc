@@ -49,7 +49,10 @@ void AppendTables(const StepPlan& plan, int block_tokens, StepBatch* batch) {
   const size_t sequences = plan.sequences.size();
   batch->num_groups = static_cast<int>(plan.sequences.front()->tables.size());
   batch->slot_mapping.reserve(batch->token_ids.size() * batch->num_groups);
-  batch->block_tables.assign(sequences * batch->max_blocks * batch->num_groups, -1);
+  const size_t entries = sequences * batch->max_blocks * batch->num_groups;
+  // Twice at once: contexts grow by a block every few steps.
+  if (entries > batch->block_tables.capacity()) batch->block_tables.reserve(2 * entries);
+  batch->block_tables.assign(entries, -1);
   int32_t* table_row = batch->block_tables.data();
   for (int group = 0; group < batch->num_groups; ++group) {
     for (size_t s = 0; s < sequences; ++s) {

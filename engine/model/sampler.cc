@@ -50,9 +50,7 @@ void Sampler::Run(std::span<const SampleRow> rows, const Tensor& logits,
 
 void Sampler::AddParameters(std::span<const SampleRow> rows) {
   const auto add = [&]<typename T>(T (*get)(const SampleRow&)) {
-    std::vector<T> values;
-    for (const SampleRow& row : rows) values.push_back(get(row));
-    return upload_.Add(std::span<const T>(values));
+    return upload_.AddEach(rows.size(), [&](size_t r) { return get(rows[r]); });
   };
   at_.temperature = add(+[](const SampleRow& row) { return row.params->temperature; });
   at_.top_k = add(+[](const SampleRow& row) { return int32_t{row.params->top_k}; });
@@ -69,30 +67,37 @@ void Sampler::AddParameters(std::span<const SampleRow> rows) {
 }
 
 void Sampler::AddHistory(std::span<const SampleRow> rows) {
-  std::vector<int32_t> history, offsets = {0}, prompt_lens;
+  history_.clear();
+  history_offsets_.assign(1, 0);
+  prompt_lens_.clear();
   for (const SampleRow& row : rows) {
     const SamplingParams& params = *row.params;
     const bool penalties = params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f ||
                            params.frequency_penalty != 0.0f;
     const bool used = penalties && row.history != nullptr;
-    if (used) history.insert(history.end(), row.history->begin(), row.history->end());
-    offsets.push_back(static_cast<int32_t>(history.size()));
-    prompt_lens.push_back(used ? row.prompt_length : 0);
+    if (used) {
+      // A step later it is one token longer: twice at once.
+      const size_t size = history_.size() + row.history->size();
+      if (size > history_.capacity()) history_.reserve(2 * size);
+      history_.insert(history_.end(), row.history->begin(), row.history->end());
+    }
+    history_offsets_.push_back(static_cast<int32_t>(history_.size()));
+    prompt_lens_.push_back(used ? row.prompt_length : 0);
   }
-  history_size_ = static_cast<int64_t>(history.size());
-  at_.history = upload_.Add(std::span<const int32_t>(history));
-  at_.history_offsets = upload_.Add(std::span<const int32_t>(offsets));
-  at_.prompt_lens = upload_.Add(std::span<const int32_t>(prompt_lens));
+  at_.history = upload_.Add(std::span<const int32_t>(history_));
+  at_.history_offsets = upload_.Add(std::span<const int32_t>(history_offsets_));
+  at_.prompt_lens = upload_.Add(std::span<const int32_t>(prompt_lens_));
 }
 
 void Sampler::AddBiases(std::span<const SampleRow> rows) {
-  std::vector<int32_t> tokens, offsets = {0};
-  std::vector<float> values;
+  bias_tokens_.clear();
+  bias_values_.clear();
+  bias_offsets_.assign(1, 0);
   const auto add = [&](int32_t token, float value) {
     // A stop id may lie outside of the vocabulary: it can never be chosen anyway.
     if (token < 0 || token >= vocab_size_) return;
-    tokens.push_back(token);
-    values.push_back(value);
+    bias_tokens_.push_back(token);
+    bias_values_.push_back(value);
   };
   const float banned = -std::numeric_limits<float>::infinity();
   for (const SampleRow& row : rows) {
@@ -109,28 +114,27 @@ void Sampler::AddBiases(std::span<const SampleRow> rows) {
         for (const int32_t token : eos_token_ids_) add(token, banned);
       }
     }
-    offsets.push_back(static_cast<int32_t>(tokens.size()));
+    bias_offsets_.push_back(static_cast<int32_t>(bias_tokens_.size()));
   }
-  bias_size_ = static_cast<int64_t>(tokens.size());
-  at_.bias_tokens = upload_.Add(std::span<const int32_t>(tokens));
-  at_.bias_values = upload_.Add(std::span<const float>(values));
-  at_.bias_offsets = upload_.Add(std::span<const int32_t>(offsets));
+  at_.bias_tokens = upload_.Add(std::span<const int32_t>(bias_tokens_));
+  at_.bias_values = upload_.Add(std::span<const float>(bias_values_));
+  at_.bias_offsets = upload_.Add(std::span<const int32_t>(bias_offsets_));
 }
 
 void Sampler::AddMasks(std::span<const SampleRow> rows) {
   const size_t words = static_cast<size_t>(vocab_size_ + 31) / 32;
-  std::vector<int32_t> mask_rows;
-  std::vector<uint32_t> mask;
+  mask_rows_.clear();
+  mask_.clear();
   mask_count_ = 0;
   for (const SampleRow& row : rows) {
     const std::vector<int32_t>& allowed = row.params->allowed_token_ids;
     if (allowed.empty() && row.constraint == nullptr) {
-      mask_rows.push_back(-1);
+      mask_rows_.push_back(-1);
       continue;
     }
-    mask_rows.push_back(static_cast<int32_t>(mask_count_++));
-    mask.resize(mask.size() + words);
-    uint32_t* bits = mask.data() + mask.size() - words;
+    mask_rows_.push_back(static_cast<int32_t>(mask_count_++));
+    mask_.resize(mask_.size() + words);
+    uint32_t* bits = mask_.data() + mask_.size() - words;
     if (row.constraint != nullptr) {
       const std::span<const uint32_t> fitting = row.constraint->Mask();
       std::copy_n(fitting.begin(), std::min(words, fitting.size()), bits);
@@ -140,14 +144,14 @@ void Sampler::AddMasks(std::span<const SampleRow> rows) {
       if (token >= 0 && token < vocab_size_) bits[token / 32] |= 1u << token % 32;
     }
   }
-  at_.mask = upload_.Add(std::span<const uint32_t>(mask));
-  at_.mask_rows = upload_.Add(std::span<const int32_t>(mask_rows));
+  at_.mask = upload_.Add(std::span<const uint32_t>(mask_));
+  at_.mask_rows = upload_.Add(std::span<const int32_t>(mask_rows_));
 }
 
 void Sampler::BindViews(int64_t rows, SampleArgs* args) {
   const auto view = [&](size_t offset, DType dtype) { return upload_.View(offset, dtype, {rows}); };
-  const auto list = [&](size_t offset, DType dtype, int64_t count) {
-    return upload_.View(offset, dtype, {count});
+  const auto list = [&](size_t offset, DType dtype, size_t count) {
+    return upload_.View(offset, dtype, {static_cast<int64_t>(count)});
   };
   args->temperature = view(at_.temperature, DType::kF32);
   args->top_k = view(at_.top_k, DType::kI32);
@@ -160,12 +164,12 @@ void Sampler::BindViews(int64_t rows, SampleArgs* args) {
   args->repetition_penalty = view(at_.repetition_penalty, DType::kF32);
   args->presence_penalty = view(at_.presence_penalty, DType::kF32);
   args->frequency_penalty = view(at_.frequency_penalty, DType::kF32);
-  args->history = list(at_.history, DType::kI32, history_size_);
-  args->history_offsets = list(at_.history_offsets, DType::kI32, rows + 1);
+  args->history = list(at_.history, DType::kI32, history_.size());
+  args->history_offsets = list(at_.history_offsets, DType::kI32, history_offsets_.size());
   args->prompt_lens = view(at_.prompt_lens, DType::kI32);
-  args->bias_tokens = list(at_.bias_tokens, DType::kI32, bias_size_);
-  args->bias_values = list(at_.bias_values, DType::kF32, bias_size_);
-  args->bias_offsets = list(at_.bias_offsets, DType::kI32, rows + 1);
+  args->bias_tokens = list(at_.bias_tokens, DType::kI32, bias_tokens_.size());
+  args->bias_values = list(at_.bias_values, DType::kF32, bias_values_.size());
+  args->bias_offsets = list(at_.bias_offsets, DType::kI32, bias_offsets_.size());
   if (mask_count_ > 0) {
     args->mask = upload_.View(at_.mask, DType::kI32, {mask_count_, (vocab_size_ + 31) / 32});
   }
@@ -190,7 +194,9 @@ void Sampler::ReadResults(std::span<const SampleRow> rows, std::vector<OutputTok
       token.rank = ranks[r];
       const auto* top_tokens = upload_.Host<int32_t>(at_.top_tokens) + r * kMaxLogprobs;
       const auto* top_logprobs = upload_.Host<float>(at_.top_logprobs) + r * kMaxLogprobs;
-      for (int i = 0; i < std::min(rows[r].num_logprobs, vocab_size_); ++i) {
+      const int shown = std::min(rows[r].num_logprobs, vocab_size_);
+      token.top.reserve(static_cast<size_t>(shown));
+      for (int i = 0; i < shown; ++i) {
         token.top.push_back({top_tokens[i], top_logprobs[i]});
       }
     }

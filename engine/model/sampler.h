@@ -41,9 +41,14 @@ class Sampler {
   Backend* backend_;
   int vocab_size_;
   std::vector<int32_t> eos_token_ids_;
+  // Lists of a step that are made before they are added to upload_.
+  std::vector<int32_t> history_, history_offsets_, prompt_lens_;
+  std::vector<int32_t> bias_tokens_, bias_offsets_, mask_rows_;
+  std::vector<float> bias_values_;
+  std::vector<uint32_t> mask_;
   PackedUpload upload_;
   Offsets at_{};
-  int64_t history_size_ = 0, bias_size_ = 0, mask_count_ = 0;
+  int64_t mask_count_ = 0;
 };
 
 }  // namespace palu

@@ -97,11 +97,11 @@ void StepStaging::Upload(const StepBatch& batch, const StepShape& shape) {
   PALU_CHECK(static_cast<size_t>(batch.num_groups) == num_groups_);
   PALU_CHECK(added >= 0 && shape.max_blocks >= batch.max_blocks);
   PALU_CHECK(added == 0 || batch.num_tokens() == batch.num_sequences());
-  std::vector<int32_t> row_tokens;
-  for (const SampleRow& row : batch.rows) row_tokens.push_back(row.token_index);
-  const auto rows = static_cast<int64_t>(row_tokens.size()) + added;
-  std::vector<int32_t> cu_seqlens = batch.cu_seqlens;
-  for (int64_t i = 0; i < added; ++i) cu_seqlens.push_back(cu_seqlens.back() + 1);
+  row_tokens_.clear();
+  for (const SampleRow& row : batch.rows) row_tokens_.push_back(row.token_index);
+  const auto rows = static_cast<int64_t>(row_tokens_.size()) + added;
+  cu_seqlens_ = batch.cu_seqlens;
+  for (int64_t i = 0; i < added; ++i) cu_seqlens_.push_back(cu_seqlens_.back() + 1);
   const auto i32 = [](const std::vector<int32_t>& values) { return std::span(values); };
   size_t offset = 0;
   const auto place = [&](size_t capacity, const std::vector<int32_t>& values, int32_t filler,
@@ -116,9 +116,9 @@ void StepStaging::Upload(const StepBatch& batch, const StepShape& shape) {
     inputs_.slot_mapping[group] =
         Place(&offset, max_tokens_, slots, int64_t{-1}, DType::kI64, {tokens});
   }
-  logit_rows_ = place(max_tokens_ + max_sequences_, row_tokens, 0, rows);
+  logit_rows_ = place(max_tokens_ + max_sequences_, row_tokens_, 0, rows);
   const size_t lengths = offset;
-  inputs_.cu_seqlens = place(max_sequences_ + 1, cu_seqlens, 0, sequences + 1);
+  inputs_.cu_seqlens = place(max_sequences_ + 1, cu_seqlens_, 0, sequences + 1);
   const size_t contexts = offset;
   inputs_.context_lens = place(max_sequences_ + 1, batch.context_lens, 1, sequences);
   inputs_.host_cu_seqlens = {reinterpret_cast<const int32_t*>(host_.data() + lengths),

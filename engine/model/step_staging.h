@@ -23,6 +23,15 @@ class PackedUpload {
   size_t Add(std::span<const T> values) {
     return AddBytes(std::as_bytes(values));
   }
+  // The same of count values, get(i) each.
+  template <typename Get>
+  size_t AddEach(size_t count, Get&& get) {
+    using T = decltype(get(size_t{0}));
+    const size_t offset = AddSpace(count * sizeof(T));
+    T* values = reinterpret_cast<T*>(host_.data() + offset);
+    for (size_t i = 0; i < count; ++i) values[i] = get(i);
+    return offset;
+  }
   // Leaves room for bytes that the device will write.
   size_t AddSpace(size_t bytes);
   // Copies everything added since Clear; the views are valid until the next Upload.
@@ -86,6 +95,7 @@ class StepStaging {
   size_t num_groups_, max_tokens_, max_sequences_, max_table_entries_;
   std::vector<std::byte> host_;
   Buffer device_;
+  std::vector<int32_t> row_tokens_, cu_seqlens_;  // of the step that is brought there
   StepInputs inputs_;
   Tensor logit_rows_;
 };

@@ -9,6 +9,8 @@
 #include "kernels/cpu/simd_rows.h"
 #include "kernels/cpu/simd_unpack.h"
 
+#include "kernels/cpu/simd_sample.h"  // after simd_rows.h, whose loops it uses
+
 #include "kernels/cpu/simd_quads.h"  // after simd_unpack.h, whose loads it uses
 
 #include "kernels/cpu/simd_code_keys.h"  // after simd_quads.h
@@ -40,8 +42,12 @@ static constexpr KernelTable MakeTable(const char* name) {
       .rms_norm = RmsNorm,
       .silu_mul = SiluMul,
       .gelu_tanh_mul = GeluTanhMul,
-      .largest = LargestOf,
-      .exp_shifted = ExpShifted,
+      .stretch_maxima = StretchMaxima,
+      .weight_sum = WeightSum,
+      .weights = Weights,
+      .collect_at_least = CollectAtLeast,
+      .count_above = CountAbove,
+      .keep_allowed = KeepAllowed,
   };
 }
 

@@ -139,6 +139,24 @@ struct FinishKeysBlock {
   int rotary_dim = 0;
 };
 
+// Tokens whose largest logit and sum of weights the sampler keeps.
+inline constexpr int64_t kSampleStretch = 256;
+
+// What a logit weighs in a draw: e^((logit - largest) / temperature), 0 if that is below floor or
+// the logit is NaN.
+struct WeightScale {
+  float largest = 0.0f;
+  float temperature = 1.0f;
+  float floor = 0.0f;
+};
+
+// A token that may be drawn.
+struct Candidate {
+  float logit;
+  int32_t token;
+  float weight;
+};
+
 struct KernelTable {
   const char* name;
 
@@ -194,10 +212,18 @@ struct KernelTable {
   // out[i] = act(gate[i]) * up[i].
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*gelu_tanh_mul)(const float* gate, const float* up, int64_t n, float* out);
-  // The largest number; NaN counts as -inf.
-  float (*largest)(const float* x, int64_t n);
-  // out[i] = e^(x[i] - shift).
-  void (*exp_shifted)(const float* x, int64_t n, float shift, float* out);
+
+  // The largest number of every kSampleStretch; NaN counts as -inf.
+  void (*stretch_maxima)(const float* x, int64_t n, float* out);
+  // Weights of logits, and their sum.
+  double (*weight_sum)(const float* x, int64_t n, const WeightScale& scale);
+  void (*weights)(const float* x, int64_t n, const WeightScale& scale, float* out);
+  // The logits from bound on, of tokens from first on, without weights; returns how many.
+  int64_t (*collect_at_least)(const float* x, int64_t n, float bound, int32_t first,
+                              Candidate* out);
+  int64_t (*count_above)(const float* x, int64_t n, float value);
+  // -inf where the token's bit is not set.
+  void (*keep_allowed)(const uint32_t* words, int64_t n, float* logits);
 };
 
 // Null where this build has no code for the instruction set.

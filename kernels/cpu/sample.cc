@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <span>
 
@@ -11,6 +12,9 @@ namespace palu::cpu {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+constexpr float kLowest = std::numeric_limits<float>::lowest();
+// Exponents below this weigh nothing, however they were rounded.
+constexpr float kNoExponent = -88.0f;
 // Below this temperature the choice is greedy.
 constexpr float kGreedyTemperature = 1e-5f;
 
@@ -41,30 +45,82 @@ double Uniform(uint64_t seed, uint64_t draw_index) {
   return static_cast<double>(Mix(Mix(seed) ^ Mix(~draw_index)) >> 11) * 0x1p-53;
 }
 
-// One row of SampleArgs, on one thread.
+// Descending, lower index first among equals.
+bool Above(const Candidate& a, const Candidate& b) {
+  return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
+}
+
+double SumOf(std::span<const Candidate> candidates) {
+  double sum = 0;
+  for (const Candidate& one : candidates) sum += static_cast<double>(one.weight);
+  return sum;
+}
+
+// How many candidates in descending order it takes until their weights' sum passes target (or
+// reaches it, if it may be equal); all if it never does. Those then come first, the last of them
+// last. Quickselect by weight: nothing is sorted but a few around that one.
+size_t CountReaching(std::span<Candidate> all, double target, bool may_equal) {
+  constexpr size_t kSorted = 32;
+  const auto reached = [&](double sum) { return may_equal ? sum >= target : sum > target; };
+  size_t begin = 0, end = all.size();
+  double before = 0;
+  while (end - begin > kSorted) {
+    Candidate& middle = all[begin + (end - begin) / 2];
+    std::swap(all[begin], middle);
+    const Candidate pivot = all[begin];
+    const auto split = std::partition(all.begin() + static_cast<std::ptrdiff_t>(begin) + 1,
+                                      all.begin() + static_cast<std::ptrdiff_t>(end),
+                                      [&](const Candidate& one) { return Above(one, pivot); });
+    const auto place = static_cast<size_t>(split - all.begin()) - 1;
+    std::swap(all[begin], all[place]);
+    const double above = before + SumOf(all.subspan(begin, place - begin));
+    if (reached(above)) {
+      end = place;
+      continue;
+    }
+    before = above + static_cast<double>(pivot.weight);
+    begin = place + 1;
+    if (reached(before)) return begin;
+  }
+  std::sort(all.begin() + static_cast<std::ptrdiff_t>(begin),
+            all.begin() + static_cast<std::ptrdiff_t>(end), Above);
+  for (; begin < end; ++begin) {
+    before += static_cast<double>(all[begin].weight);
+    if (reached(before)) return begin + 1;
+  }
+  return end;
+}
+
+// What a thread has for the row that it works on; V logits in stretches of kSampleStretch.
+struct RowBuffers {
+  float* logits;          // [V]
+  int32_t* counts;        // [V], zero between rows
+  Candidate* candidates;  // [V]
+  float* maxima;          // [stretches]
+  float* ordered;         // [stretches]
+  double* sums;           // [stretches]
+};
+
+// One row of SampleArgs, on one thread. Weights are not kept but made again where they are needed:
+// most stretches hold nothing that matters, which their largest logit tells.
 class RowSampler {
  public:
-  RowSampler(const KernelTable& kernels, const SampleArgs& args, int64_t row, float* logits,
-             float* probabilities, int32_t* counts, int32_t* candidates)
+  RowSampler(const KernelTable& kernels, const SampleArgs& args, int64_t row,
+             const RowBuffers& buffers)
       : kernels_(kernels),
         args_(args),
         row_(row),
         vocabulary_(args.logits.dim(1)),
+        stretches_(RoundUp(vocabulary_, kSampleStretch) / kSampleStretch),
         raw_(args.logits.ptr<float>() + row * args.logits.stride[0]),
-        logits_(logits),
-        probabilities_(probabilities),
-        counts_(counts),
-        candidates_(candidates) {}
+        buffers_(buffers) {}
 
   void Run() {
     int32_t token = Entry<int32_t>(args_.forced_token, row_, -1);
     if (token < 0) {
-      std::memcpy(logits_, raw_, vocabulary_ * sizeof(float));
-      AddBias();
-      AddPenalties();
-      ApplyMask();
+      Adjust();
       const float temperature = Entry(args_.temperature, row_, 0.0f);
-      const int32_t best = Greedy(logits_);
+      const int32_t best = FindLargest();
       token = temperature < kGreedyTemperature ? best : Draw(best, temperature);
     }
     PALU_CHECK(token < vocabulary_);
@@ -74,13 +130,29 @@ class RowSampler {
   }
 
  private:
-  void AddBias() {
-    const Extent extent = ExtentOf(args_.bias_offsets, row_);
-    for (int32_t i = extent.begin; i < extent.end; ++i) {
+  // From here on logits_ are what is chosen from: the raw ones, or a copy with bias, penalties and
+  // mask.
+  void Adjust() {
+    const Extent bias = ExtentOf(args_.bias_offsets, row_);
+    const Extent history = ExtentOf(args_.history_offsets, row_);
+    const bool penalties =
+        history.begin < history.end && (Entry(args_.repetition_penalty, row_, 1.0f) != 1.0f ||
+                                        Entry(args_.presence_penalty, row_, 0.0f) != 0.0f ||
+                                        Entry(args_.frequency_penalty, row_, 0.0f) != 0.0f);
+    const int32_t mask_row = args_.mask.defined() ? Entry<int32_t>(args_.mask_rows, row_, -1) : -1;
+    logits_ = raw_;
+    if (bias.begin == bias.end && !penalties && mask_row < 0) return;
+    logits_ = buffers_.logits;
+    std::memcpy(buffers_.logits, raw_, vocabulary_ * sizeof(float));
+    for (int32_t i = bias.begin; i < bias.end; ++i) {
       const int32_t token = args_.bias_tokens.ptr<int32_t>()[i];
       PALU_CHECK(token >= 0 && token < vocabulary_);
-      logits_[token] += args_.bias_values.ptr<float>()[i];
+      buffers_.logits[token] += args_.bias_values.ptr<float>()[i];
     }
+    if (penalties) AddPenalties();
+    if (mask_row < 0) return;
+    kernels_.keep_allowed(args_.mask.ptr<uint32_t>() + mask_row * args_.mask.stride[0], vocabulary_,
+                          buffers_.logits);
   }
 
   void AddPenalties() {
@@ -88,187 +160,220 @@ class RowSampler {
     const float presence = Entry(args_.presence_penalty, row_, 0.0f);
     const float frequency = Entry(args_.frequency_penalty, row_, 0.0f);
     const Extent extent = ExtentOf(args_.history_offsets, row_);
-    if (repetition == 1.0f && presence == 0.0f && frequency == 0.0f) return;
     const int32_t* history = args_.history.ptr<int32_t>();
     const int32_t outputs_begin = extent.begin + Entry<int32_t>(args_.prompt_lens, row_, 0);
-    // counts_ is zero between rows; an entry is 1 + occurrences in the output.
+    // counts are zero between rows; an entry is 1 + occurrences in the output.
     for (int32_t i = extent.begin; i < extent.end; ++i) {
       PALU_CHECK(history[i] >= 0 && history[i] < vocabulary_);
-      int32_t& count = counts_[history[i]];
+      int32_t& count = buffers_.counts[history[i]];
       if (count == 0) count = 1;
       if (i >= outputs_begin) ++count;
     }
     for (int32_t i = extent.begin; i < extent.end; ++i) {
-      int32_t& count = counts_[history[i]];
+      int32_t& count = buffers_.counts[history[i]];
       if (count == 0) continue;
-      float& logit = logits_[history[i]];
+      float& logit = buffers_.logits[history[i]];
       logit = logit > 0.0f ? logit / repetition : logit * repetition;
       if (count > 1) logit -= presence + frequency * static_cast<float>(count - 1);
       count = 0;
     }
   }
 
-  void ApplyMask() {
-    const int32_t mask_row = Entry<int32_t>(args_.mask_rows, row_, -1);
-    if (!args_.mask.defined() || mask_row < 0) return;
-    const int32_t* words = args_.mask.ptr<int32_t>() + mask_row * args_.mask.stride[0];
-    for (int64_t first = 0; first < vocabulary_; first += 32) {
-      const auto word = static_cast<uint32_t>(words[first / 32]);
-      if (word == ~0u) continue;
-      float* logits = logits_ + first;
-      const auto count = std::min<int64_t>(32, vocabulary_ - first);
-      for (int64_t t = 0; t < count; ++t) {
-        logits[t] = ((word >> t) & 1u) == 0 ? kMinusInfinity : logits[t];
-      }
-    }
+  int64_t StretchSize(int64_t stretch) const {
+    return std::min(kSampleStretch, vocabulary_ - stretch * kSampleStretch);
   }
 
-  // Lowest index of the largest logit; NaN never wins.
-  int32_t Greedy(const float* logits) const {
-    constexpr int64_t kStretch = 512;
-    int64_t best = 0;
-    float largest = kMinusInfinity;
-    for (int64_t t = 0; t < vocabulary_; t += kStretch) {
-      const float here = kernels_.largest(logits + t, std::min(kStretch, vocabulary_ - t));
-      if (here > largest) {
-        largest = here;
-        best = t;
-      }
-    }
-    if (largest == kMinusInfinity) return 0;
-    while (logits[best] != largest) ++best;
-    return static_cast<int32_t>(best);
+  // Also finds the stretches' maxima, which what follows goes by. Lowest index of the largest
+  // logit; NaN never wins.
+  int32_t FindLargest() {
+    kernels_.stretch_maxima(logits_, vocabulary_, buffers_.maxima);
+    const float* largest = std::max_element(buffers_.maxima, buffers_.maxima + stretches_);
+    if (*largest == kMinusInfinity) return 0;
+    int64_t token = (largest - buffers_.maxima) * kSampleStretch;
+    while (logits_[token] != *largest) ++token;
+    return static_cast<int32_t>(token);
   }
 
   int32_t Draw(int32_t best, float temperature) {
-    const float largest = logits_[best];
-    if (!std::isfinite(largest)) return best;
-    for (int64_t t = 0; t < vocabulary_; ++t) {
-      const float scaled = (logits_[t] - largest) / temperature;
-      logits_[t] = scaled <= 0.0f ? scaled : kMinusInfinity;
-    }
-    kernels_.exp_shifted(logits_, vocabulary_, 0.0f, probabilities_);
+    WeightScale scale{.largest = logits_[best], .temperature = temperature};
+    if (!std::isfinite(scale.largest)) return best;
     const double u = Uniform(static_cast<uint64_t>(Entry<int64_t>(args_.seed, row_, 0)),
                              static_cast<uint64_t>(Entry<int64_t>(args_.draw_index, row_, 0)));
+    // The largest weight is 1, so floor is min_p as it stands.
     const float floor = Entry(args_.min_p, row_, 0.0f);
     const int32_t top_k = Entry<int32_t>(args_.top_k, row_, 0);
     const float top_p = Entry(args_.top_p, row_, 1.0f);
-    if (top_k > 0 || top_p < 1.0f) return DrawFrom(Candidates(top_k, top_p), floor, u, best);
-    return DrawFromAll(floor, u, best);
-  }
-
-  bool Above(int32_t a, int32_t b) const {
-    return logits_[a] != logits_[b] ? logits_[a] > logits_[b] : a < b;
-  }
-
-  // Most probable tokens in descending order: top_k, then the smallest set that holds top_p of
-  // them.
-  std::span<const int32_t> Candidates(int32_t top_k, float top_p) {
-    const int64_t kept = top_k > 0 ? std::min<int64_t>(top_k, vocabulary_) : vocabulary_;
-    double total = 0;
-    for (int64_t t = 0; t < vocabulary_; ++t) total += probabilities_[t];
-    // Tokens below this cannot be needed to reach top_p: all of them together weigh too little.
-    const double negligible =
-        top_k > 0 ? 0.0 : (1.0 - top_p) * total / static_cast<double>(vocabulary_) * 0.999;
-    int64_t count = 0;
-    for (int64_t t = 0; t < vocabulary_; ++t) {
-      if (probabilities_[t] > negligible) candidates_[count++] = static_cast<int32_t>(t);
+    if (top_k <= 0 && top_p >= 1.0f) {
+      scale.floor = floor;
+      return DrawFromAll(scale, u, best);
     }
-    const auto above = [this](int32_t a, int32_t b) { return Above(a, b); };
-    const int64_t limit = std::min(kept, count);
-    int64_t sorted = 0;
+    std::span<Candidate> kept;
+    double total = 0;
     if (top_k > 0) {
-      std::partial_sort(candidates_, candidates_ + limit, candidates_ + count, above);
-      sorted = limit;
-      total = 0;
-      for (int64_t i = 0; i < limit; ++i) total += probabilities_[candidates_[i]];
+      kept = Largest(top_k, kLowest);
+      Weigh(kept, scale);
+      total = SumOf(kept);
+    } else {
+      total = SumStretches(scale);
+      kept = Nucleus(scale, top_p, total);
     }
-    if (top_p >= 1.0f) return {candidates_, static_cast<size_t>(limit)};
-    double sum = 0;
-    for (int64_t i = 0; i < limit; ++i) {
-      if (i == sorted) {
-        sorted = std::min(limit, std::max<int64_t>(64, 4 * sorted));
-        std::partial_sort(candidates_ + i, candidates_ + sorted, candidates_ + count, above);
+    if (top_p < 1.0f) kept = kept.first(CountReaching(kept, top_p * total, true));
+    return DrawFrom(kept, floor, u, best);
+  }
+
+  // The candidates of at least this logit.
+  std::span<Candidate> Collect(float bound) const {
+    int64_t count = 0;
+    for (int64_t s = 0; s < stretches_; ++s) {
+      if (buffers_.maxima[s] < bound) continue;
+      const int64_t first = s * kSampleStretch;
+      count += kernels_.collect_at_least(logits_ + first, StretchSize(s), bound,
+                                         static_cast<int32_t>(first), buffers_.candidates + count);
+    }
+    return {buffers_.candidates, static_cast<size_t>(count)};
+  }
+
+  // The largest of the stretches' maxima down to this place among them.
+  float OrderedMaximum(int64_t place) const {
+    std::copy_n(buffers_.maxima, stretches_, buffers_.ordered);
+    std::nth_element(buffers_.ordered, buffers_.ordered + place, buffers_.ordered + stretches_,
+                     std::greater<>());
+    return buffers_.ordered[place];
+  }
+
+  // The first `wanted` tokens in descending order, in any order; none below `lowest`.
+  std::span<Candidate> Largest(int64_t wanted, float lowest) const {
+    // So many stretches have a token of at least this logit.
+    const float bound =
+        wanted <= stretches_ ? std::max(OrderedMaximum(wanted - 1), lowest) : lowest;
+    const std::span<Candidate> all = Collect(bound);
+    if (static_cast<int64_t>(all.size()) <= wanted) return all;
+    std::nth_element(all.begin(), all.begin() + wanted - 1, all.end(), Above);
+    return all.first(static_cast<size_t>(wanted));
+  }
+
+  void Weigh(std::span<Candidate> candidates, const WeightScale& scale) const {
+    float values[kSampleStretch];
+    for (size_t first = 0; first < candidates.size(); first += kSampleStretch) {
+      const auto some =
+          candidates.subspan(first, std::min<size_t>(kSampleStretch, candidates.size() - first));
+      for (size_t i = 0; i < some.size(); ++i) values[i] = some[i].logit;
+      kernels_.weights(values, static_cast<int64_t>(some.size()), scale, values);
+      for (size_t i = 0; i < some.size(); ++i) some[i].weight = values[i];
+    }
+  }
+
+  // Fills the sums of the stretches; returns theirs.
+  double SumStretches(const WeightScale& scale) const {
+    // Of floor's logarithm a little less: weights are rounded.
+    const float least = scale.floor > 0.0f ? std::log(scale.floor) - 1e-3f : kNoExponent;
+    double total = 0;
+    for (int64_t s = 0; s < stretches_; ++s) {
+      const bool nothing = (buffers_.maxima[s] - scale.largest) / scale.temperature < least;
+      buffers_.sums[s] =
+          nothing ? 0 : kernels_.weight_sum(logits_ + s * kSampleStretch, StretchSize(s), scale);
+      total += buffers_.sums[s];
+    }
+    return total;
+  }
+
+  // Candidates that hold at least top_p of the total weight, the largest among them: those above
+  // one bound after the other until they are enough.
+  std::span<Candidate> Nucleus(const WeightScale& scale, float top_p, double total) const {
+    const double needed = top_p * total;
+    // Tokens below this cannot be needed: all of them together weigh too little.
+    const double negligible = (1.0 - top_p) * total / static_cast<double>(vocabulary_) * 0.99;
+    const float last = std::max(
+        kLowest, scale.largest + scale.temperature * static_cast<float>(std::log(negligible)));
+    const auto bound_of = [&](int step) {
+      if (step == 0) return OrderedMaximum(std::min<int64_t>(7, stretches_ - 1));
+      if (step == 1) return OrderedMaximum(std::min<int64_t>(63, stretches_ - 1));
+      if (step == 4) return last;
+      const float lowest_maximum = OrderedMaximum(stretches_ - 1);
+      return step == 2 ? lowest_maximum : 0.5f * lowest_maximum + 0.5f * last;
+    };
+    constexpr int kSteps = 6;
+    std::span<Candidate> found;
+    for (int step = 0; step < kSteps; ++step) {
+      const float bound = step + 1 < kSteps ? std::max(bound_of(step), kLowest) : kLowest;
+      double most = 0;
+      for (int64_t s = 0; s < stretches_; ++s) {
+        if (buffers_.maxima[s] >= bound) most += buffers_.sums[s];
       }
-      sum += probabilities_[candidates_[i]];
-      if (sum >= top_p * total) return {candidates_, static_cast<size_t>(i + 1)};
+      if (most < needed && bound > kLowest) continue;
+      found = Collect(bound);
+      Weigh(found, scale);
+      if (SumOf(found) >= needed) break;
     }
-    return {candidates_, static_cast<size_t>(limit)};
+    return found;
   }
 
-  // Inverse of the cumulative distribution at u. The largest probability is 1 before normalizing,
-  // so floor is min_p as it stands.
-  int32_t DrawFrom(std::span<const int32_t> tokens, float floor, double u, int32_t best) const {
-    double total = 0;
-    for (int32_t t : tokens) total += probabilities_[t] >= floor ? probabilities_[t] : 0.0f;
-    double sum = 0;
-    for (int32_t t : tokens) {
-      if (probabilities_[t] < floor) continue;
-      sum += probabilities_[t];
-      if (sum > u * total) return t;
-    }
-    return best;
+  // In descending order: the inverse of the cumulative distribution at u.
+  int32_t DrawFrom(std::span<Candidate> kept, float floor, double u, int32_t best) const {
+    const auto end = std::partition(kept.begin(), kept.end(), [floor](const Candidate& one) {
+      return one.weight > 0.0f && one.weight >= floor;
+    });
+    kept = {kept.begin(), end};
+    const size_t count = CountReaching(kept, u * SumOf(kept), false);
+    return count == 0 ? best : kept[count - 1].token;
   }
 
-  int32_t DrawFromAll(float floor, double u, int32_t best) const {
-    double total = 0;
-    for (int64_t t = 0; t < vocabulary_; ++t) {
-      total += probabilities_[t] >= floor ? probabilities_[t] : 0.0f;
-    }
+  // The same in the order of tokens.
+  int32_t DrawFromAll(const WeightScale& scale, double u, int32_t best) const {
+    const double target = u * SumStretches(scale);
     double sum = 0;
-    for (int64_t t = 0; t < vocabulary_; ++t) {
-      if (probabilities_[t] < floor) continue;
-      sum += probabilities_[t];
-      if (sum > u * total) return static_cast<int32_t>(t);
+    int64_t s = 0;
+    while (s < stretches_ && !(sum + buffers_.sums[s] > target)) sum += buffers_.sums[s++];
+    if (s == stretches_) return best;
+    float weights[kSampleStretch];
+    const int64_t first = s * kSampleStretch;
+    kernels_.weights(logits_ + first, StretchSize(s), scale, weights);
+    // Sums in another order may differ in their last bits: the last one if none seems to pass.
+    int64_t last = 0;
+    for (int64_t t = 0; t < StretchSize(s); ++t) {
+      if (weights[t] <= 0.0f) continue;
+      last = t;
+      sum += static_cast<double>(weights[t]);
+      if (sum > target) break;
     }
-    return best;
+    return static_cast<int32_t>(first + last);
   }
 
   // Log-probabilities and rank under the raw distribution.
   void Report(int32_t token, int32_t wanted) {
-    const float largest = raw_[Greedy(raw_)];
-    kernels_.exp_shifted(raw_, vocabulary_, largest, probabilities_);
-    double total = 0;
-    int32_t larger = 0;
-    for (int64_t t = 0; t < vocabulary_; ++t) {
-      total += probabilities_[t];
-      larger += raw_[t] > raw_[token] ? 1 : 0;
+    if (logits_ != raw_) {
+      logits_ = raw_;
+      FindLargest();
     }
-    const double log_total = static_cast<double>(largest) + std::log(total);
+    const float largest = *std::max_element(buffers_.maxima, buffers_.maxima + stretches_);
+    const double log_total =
+        static_cast<double>(largest) + std::log(SumStretches({.largest = largest}));
+    int64_t larger = 0;
+    for (int64_t s = 0; s < stretches_; ++s) {
+      if (!(buffers_.maxima[s] > raw_[token])) continue;
+      larger += kernels_.count_above(raw_ + s * kSampleStretch, StretchSize(s), raw_[token]);
+    }
     args_.logprobs.ptr<float>()[row_] = static_cast<float>(raw_[token] - log_total);
-    args_.ranks.ptr<int32_t>()[row_] = 1 + larger;
+    args_.ranks.ptr<int32_t>()[row_] = static_cast<int32_t>(1 + larger);
     if (wanted == 0) return;
     int32_t* tokens = args_.top_tokens.ptr<int32_t>() + row_ * args_.top_tokens.stride[0];
     float* logprobs = args_.top_logprobs.ptr<float>() + row_ * args_.top_logprobs.stride[0];
-    const int32_t count = FindTop(std::min<int64_t>(wanted, vocabulary_), tokens);
-    for (int32_t i = 0; i < count; ++i) {
-      logprobs[i] = static_cast<float>(raw_[tokens[i]] - log_total);
+    const std::span<Candidate> top =
+        Largest(std::min<int64_t>(wanted, vocabulary_), kMinusInfinity);
+    std::sort(top.begin(), top.end(), Above);
+    for (size_t i = 0; i < top.size(); ++i) {
+      tokens[i] = top[i].token;
+      logprobs[i] = static_cast<float>(top[i].logit - log_total);
     }
-  }
-
-  // The largest raw logits in descending order, lower index first among equals.
-  int32_t FindTop(int64_t wanted, int32_t* tokens) const {
-    int64_t count = 0;
-    for (int64_t t = 0; t < vocabulary_; ++t) {
-      if (count == wanted && !(raw_[t] > raw_[tokens[count - 1]])) continue;
-      int64_t place = count < wanted ? count++ : count - 1;
-      for (; place > 0 && raw_[t] > raw_[tokens[place - 1]]; --place) {
-        tokens[place] = tokens[place - 1];
-      }
-      tokens[place] = static_cast<int32_t>(t);
-    }
-    return static_cast<int32_t>(count);
   }
 
   const KernelTable& kernels_;
   const SampleArgs& args_;
   const int64_t row_;
-  const int64_t vocabulary_;
+  const int64_t vocabulary_, stretches_;
   const float* raw_;
-  float* logits_;
-  float* probabilities_;
-  int32_t* counts_;
-  int32_t* candidates_;
+  const float* logits_ = nullptr;
+  const RowBuffers buffers_;
 };
 
 }  // namespace
@@ -276,12 +381,16 @@ class RowSampler {
 void CpuBackend::Sample(const SampleArgs& args) {
   const int64_t vocabulary = args.logits.dim(1);
   PALU_CHECK(vocabulary <= scratch_.limits.vocab_size);
+  const int64_t stretches = RoundUp(vocabulary, kSampleStretch) / kSampleStretch;
   pool_.Run(args.logits.dim(0), [&](int64_t row, int thread) {
-    const int64_t offset = thread * vocabulary;
-    RowSampler(*kernels_, args, row, scratch_.sample_logits.data() + offset,
-               scratch_.sample_probabilities.data() + offset,
-               scratch_.sample_counts.data() + offset, scratch_.sample_candidates.data() + offset)
-        .Run();
+    const RowBuffers buffers = {
+        .logits = scratch_.sample_logits.data() + thread * vocabulary,
+        .counts = scratch_.sample_counts.data() + thread * vocabulary,
+        .candidates = scratch_.sample_candidates.data() + thread * vocabulary,
+        .maxima = scratch_.sample_maxima.data() + thread * stretches,
+        .ordered = scratch_.sample_ordered_maxima.data() + thread * stretches,
+        .sums = scratch_.sample_sums.data() + thread * stretches};
+    RowSampler(*kernels_, args, row, buffers).Run();
   });
 }
 

@@ -49,8 +49,11 @@ size_t ReserveAttention(const StepLimits& limits, int threads, Scratch* scratch)
 
 size_t ReserveSample(const StepLimits& limits, int threads, Scratch* scratch) {
   const size_t entries = static_cast<size_t>(limits.vocab_size) * threads;
-  return Take(&scratch->sample_logits, entries) + Take(&scratch->sample_probabilities, entries) +
-         Take(&scratch->sample_counts, entries) + Take(&scratch->sample_candidates, entries);
+  const size_t stretches =
+      static_cast<size_t>(RoundUp(limits.vocab_size, kSampleStretch) / kSampleStretch) * threads;
+  return Take(&scratch->sample_logits, entries) + Take(&scratch->sample_counts, entries) +
+         Take(&scratch->sample_candidates, entries) + Take(&scratch->sample_maxima, stretches) +
+         Take(&scratch->sample_ordered_maxima, stretches) + Take(&scratch->sample_sums, stretches);
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/kernel_table.h"
 
 namespace palu::cpu {
 
@@ -78,8 +79,12 @@ struct Scratch {
   int rope_dim = 0;
 
   // sample, [threads][V] each
-  std::vector<float> sample_logits, sample_probabilities;
-  std::vector<int32_t> sample_counts, sample_candidates;
+  std::vector<float> sample_logits;
+  std::vector<int32_t> sample_counts;
+  std::vector<Candidate> sample_candidates;
+  // sample, [threads][stretches of V] each
+  std::vector<float> sample_maxima, sample_ordered_maxima;
+  std::vector<double> sample_sums;
 
   // Takes everything; returns bytes.
   size_t Reserve(const StepLimits& new_limits, int num_threads);

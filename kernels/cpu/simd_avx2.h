@@ -46,6 +46,10 @@ static inline Vec Min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 static inline Vec ZeroWhereLess(Vec value, Vec a, Vec b) {
   return _mm256_andnot_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ), value);
 }
+// A bit per lane.
+static inline uint32_t LanesAtLeast(Vec a, Vec b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
+}
 static inline Vec Round(Vec x) {
   return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
@@ -64,6 +68,22 @@ static inline float ReduceMax(Vec v) {
   half = _mm_max_ps(half, _mm_movehl_ps(half, half));
   return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
 }
+
+// Sums of many vectors, in double.
+struct Doubles {
+  __m256d low, high;
+};
+static inline Doubles NoDoubles() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+static inline void AddTo(Doubles* sums, Vec v) {
+  sums->low = _mm256_add_pd(sums->low, _mm256_cvtps_pd(_mm256_castps256_ps128(v)));
+  sums->high = _mm256_add_pd(sums->high, _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)));
+}
+static inline double ReduceAdd(const Doubles& sums) {
+  const __m256d all = _mm256_add_pd(sums.low, sums.high);
+  const __m128d half = _mm_add_pd(_mm256_castpd256_pd128(all), _mm256_extractf128_pd(all, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(half, _mm_unpackhi_pd(half, half)));
+}
+
 static inline void ReduceAdd4(Vec a, Vec b, Vec c, Vec d, float* sums) {
   const __m256 pairs = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
   _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1)));

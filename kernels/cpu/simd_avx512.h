@@ -48,6 +48,8 @@ static inline Vec Min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 static inline Vec ZeroWhereLess(Vec value, Vec a, Vec b) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ), value);
 }
+// A bit per lane.
+static inline uint32_t LanesAtLeast(Vec a, Vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 static inline Vec Round(Vec x) {
   return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
@@ -69,6 +71,19 @@ static inline void ReduceAdd4(Vec a, Vec b, Vec c, Vec d, float* sums) {
 }
 static inline float ReduceAdd(Vec v) { return _mm512_reduce_add_ps(v); }
 static inline float ReduceMax(Vec v) { return _mm512_reduce_max_ps(v); }
+
+// Sums of many vectors, in double.
+struct Doubles {
+  __m512d low, high;
+};
+static inline Doubles NoDoubles() { return {_mm512_setzero_pd(), _mm512_setzero_pd()}; }
+static inline void AddTo(Doubles* sums, Vec v) {
+  sums->low = _mm512_add_pd(sums->low, _mm512_cvtps_pd(_mm512_castps512_ps256(v)));
+  sums->high = _mm512_add_pd(sums->high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)));
+}
+static inline double ReduceAdd(const Doubles& sums) {
+  return _mm512_reduce_add_pd(_mm512_add_pd(sums.low, sums.high));
+}
 
 static inline __mmask16 FirstLanes(int64_t n) { return static_cast<__mmask16>((1u << n) - 1u); }
 static inline Vec LoadPartial(const float* p, int64_t n) {

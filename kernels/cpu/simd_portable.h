@@ -50,6 +50,12 @@ static inline Vec Max(Vec a, Vec b) { return Select(a > b, a, b); }
 static inline Vec Min(Vec a, Vec b) { return Select(a < b, a, b); }
 static inline Vec ZeroWhereLess(Vec value, Vec a, Vec b) { return Select(a < b, Zero(), value); }
 
+// A bit per lane.
+static inline uint32_t LanesAtLeast(Vec a, Vec b) {
+  const IntVec bits = (a >= b) & IntVec{1, 2, 4, 8};
+  return static_cast<uint32_t>(bits[0] | bits[1] | bits[2] | bits[3]);
+}
+
 // Valid below 2^22 in magnitude.
 static inline Vec Round(Vec x) {
   const Vec magic = Set1(12582912.0f);
@@ -66,6 +72,22 @@ static inline float ReduceMax(Vec v) {
   const float b = v[1] > v[3] ? v[1] : v[3];
   return a > b ? a : b;
 }
+
+// Sums of many vectors, in double.
+typedef double DoublePair __attribute__((vector_size(16)));
+struct Doubles {
+  DoublePair low, high;
+};
+static inline Doubles NoDoubles() { return {DoublePair{}, DoublePair{}}; }
+static inline void AddTo(Doubles* sums, Vec v) {
+  sums->low += DoublePair{v[0], v[1]};
+  sums->high += DoublePair{v[2], v[3]};
+}
+static inline double ReduceAdd(const Doubles& sums) {
+  const DoublePair all = sums.low + sums.high;
+  return all[0] + all[1];
+}
+
 static inline void ReduceAdd4(Vec a, Vec b, Vec c, Vec d, float* sums) {
   sums[0] = ReduceAdd(a);
   sums[1] = ReduceAdd(b);

@@ -87,16 +87,7 @@ static void GeluTanhMul(const float* gate, const float* up, int64_t n, float* ou
   ActivationMul<GeluTanh>(gate, up, n, out);
 }
 
-static void ExpShifted(const float* x, int64_t n, float shift, float* out) {
-  const Vec s = Set1(shift);
-  ForVectors(
-      n, [&](int64_t i) { Store(out + i, Exp(Sub(Load(x + i), s))); },
-      [&](int64_t i, int64_t left) {
-        StorePartial(out + i, Exp(Sub(LoadPartial(x + i, left), s)), left);
-      });
-}
-
-static float LargestOf(const float* x, int64_t n) {
+static inline float LargestOf(const float* x, int64_t n) {
   Vec all = Set1(-__builtin_inff());
   float largest = -__builtin_inff();
   // A comparison with NaN takes the second operand.

@@ -152,6 +152,93 @@ TEST_P(SampleTest, DrawsDoNotDependOnTheBatch) {
   EXPECT_EQ(tokens, together);
 }
 
+// The number in [0, 1) that a draw is made with, on every backend.
+double UniformNumber(uint64_t seed, uint64_t draw_index) {
+  const auto mix = [](uint64_t x) {
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+  };
+  return static_cast<double>(mix(mix(seed) ^ mix(~draw_index)) >> 11) * 0x1p-53;
+}
+
+// Inverse of the cumulative distribution: in the order of tokens or, after top_k and top_p, of
+// falling logits. A drawn token's stretch of it must hold the number, to the precision of floats.
+void ExpectDrawsByDefinition(Backend* backend, const SampleCase& row) {
+  constexpr int kDraws = 30;
+  constexpr double kTolerance = 1e-5;
+  const std::map<int32_t, double> want = Distribution(row);
+  std::vector<int32_t> order;
+  for (const auto& [token, probability] : want) order.push_back(token);
+  std::vector<double> logits = row.logits;
+  for (const auto& [token, value] : row.bias) logits[static_cast<size_t>(token)] += value;
+  if (row.top_k > 0 || row.top_p < 1.0f) {
+    std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+      return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+    });
+  }
+  std::map<int32_t, double> below;
+  double sum = 0;
+  for (const int32_t token : order) {
+    below[token] = sum;
+    sum += want.at(token);
+  }
+  std::vector<SampleCase> rows(kDraws, row);
+  for (int i = 0; i < kDraws; ++i) {
+    rows[static_cast<size_t>(i)].seed = 1000 + i;
+    rows[static_cast<size_t>(i)].draw_index = i % 7;
+  }
+  const std::vector<int32_t> tokens = RunSample(backend, rows).tokens;
+  for (int i = 0; i < kDraws; ++i) {
+    const int32_t token = tokens[static_cast<size_t>(i)];
+    ASSERT_TRUE(want.contains(token)) << token;
+    const double u = UniformNumber(1000 + i, i % 7);
+    EXPECT_GE(u, below[token] - kTolerance) << token;
+    EXPECT_LE(u, below[token] + want.at(token) + kTolerance) << token;
+  }
+}
+
+TEST_P(SampleTest, DrawsAreThoseOfTheDefinition) {
+  constexpr size_t kVocabulary = 5003;
+  Random random(9);
+  std::vector<double> peaked(kVocabulary), flat = Logits(&random, kVocabulary, 1.5);
+  for (size_t t = 0; t < kVocabulary; ++t) {
+    peaked[t * 2741 % kVocabulary] = -1.5 * std::log(static_cast<double>(t + 1)) + 0.1 * flat[t];
+  }
+  peaked = reference::Rounded(DType::kF32, peaked);
+  std::vector<double> few(kVocabulary, -INFINITY), equal(kVocabulary, 1.0);
+  for (size_t t = 100; t < kVocabulary; t += 611) few[t] = flat[t];
+  for (const std::vector<double>* logits : {&peaked, &flat, &few, &equal}) {
+    const auto check = [&](auto&& change) {
+      SampleCase row{.logits = *logits, .temperature = 1.0f};
+      change(&row);
+      SCOPED_TRACE(testing::Message()
+                   << "logits "
+                   << (logits == &peaked ? "peaked"
+                       : logits == &flat ? "flat"
+                       : logits == &few  ? "few"
+                                         : "equal")
+                   << " temperature " << row.temperature << " top_k " << row.top_k << " top_p "
+                   << row.top_p << " min_p " << row.min_p);
+      ExpectDrawsByDefinition(backend_.get(), row);
+    };
+    check([](SampleCase* c) {});
+    check([](SampleCase* c) { c->temperature = 0.3f; });
+    check([](SampleCase* c) { c->min_p = 0.05f, c->temperature = 2.0f; });
+    check([](SampleCase* c) { c->min_p = 1.0f; });
+    for (const float top_p : {0.01f, 0.5f, 0.9f, 0.999f}) {
+      check([&](SampleCase* c) { c->top_p = top_p; });
+      check([&](SampleCase* c) { c->top_p = top_p, c->min_p = 0.01f, c->temperature = 0.8f; });
+    }
+    for (const int top_k : {1, 3, 20, 50, 5000, 9999}) {
+      check([&](SampleCase* c) { c->top_k = top_k; });
+      check([&](SampleCase* c) { c->top_k = top_k, c->top_p = 0.8f; });
+    }
+    check([](SampleCase* c) { c->bias = {{100, 3.0f}, {711, -2.0f}}, c->top_p = 0.7f; });
+  }
+}
+
 TEST_P(SampleTest, TinyTemperatureIsGreedyAndHugeLogitsAreNotNan) {
   SampleCase cold{.logits = {1.0, 1.001, 0.5}, .temperature = 1e-6f};
   SampleCase huge{.logits = {1e30, -1e30, 3e30}, .temperature = 0.7f};

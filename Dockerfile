@@ -36,15 +36,17 @@ COPY --from=build-cuda /packages /tmp/packages
 COPY deploy/docker/install /tmp/install
 RUN /tmp/install
 ENV PALU_MODEL_PATH=/usr/share/palu/models/classics-14m NVIDIA_DRIVER_CAPABILITIES=compute,utility
+ARG PALU_COMMIT=
 LABEL org.opencontainers.image.title="palu-server" \
       org.opencontainers.image.description="LLM inference with a compressed KV cache, NVIDIA GPUs" \
       org.opencontainers.image.version="0.1.0" \
-      org.opencontainers.image.licenses="Apache-2.0"
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${PALU_COMMIT}"
 USER 10001:10001
 EXPOSE 8000 8001
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
-  CMD ["curl", "-fsS", "-o", "/dev/null", "http://127.0.0.1:8000/health"]
+  CMD curl -fsS -o /dev/null "http://127.0.0.1:${PALU_HTTP_PORT:-8000}/health"
 ENTRYPOINT ["/usr/bin/tini", "--", "/usr/bin/palu-server"]
 CMD ["--config", "/etc/palu/palu_server.yaml"]
 
@@ -53,14 +55,16 @@ COPY --from=build-cpu /packages /tmp/packages
 COPY deploy/docker/install /tmp/install
 RUN /tmp/install
 ENV PALU_MODEL_PATH=/usr/share/palu/models/classics-14m
+ARG PALU_COMMIT=
 LABEL org.opencontainers.image.title="palu-server" \
       org.opencontainers.image.description="LLM inference with a compressed KV cache, CPU" \
       org.opencontainers.image.version="0.1.0" \
-      org.opencontainers.image.licenses="Apache-2.0"
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${PALU_COMMIT}"
 USER 10001:10001
 EXPOSE 8000 8001
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30m --retries=3 \
-  CMD ["curl", "-fsS", "-o", "/dev/null", "http://127.0.0.1:8000/health"]
+  CMD curl -fsS -o /dev/null "http://127.0.0.1:${PALU_HTTP_PORT:-8000}/health"
 ENTRYPOINT ["/usr/bin/tini", "--", "/usr/bin/palu-server"]
 CMD ["--config", "/etc/palu/palu_server.yaml"]

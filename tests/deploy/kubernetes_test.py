@@ -264,19 +264,22 @@ class BehaviourTest(unittest.TestCase):
             time.sleep(0.02)
         self.assertEqual(set(seen) - {200}, set())  # loading is no reason to restart
         self.assertEqual(self.probe(server, "readinessProbe"), 200)
+        # Long enough to be seen however slow the test is; the grace period has to do for it.
         answer = {}
         worker = threading.Thread(target=lambda: answer.update(server.completion(
-            prompt="The sea", max_tokens=2000, ignore_eos=True)))
+            prompt="The sea", max_tokens=1500, ignore_eos=True)))
         worker.start()
         while server.metric("vllm:num_requests_running") == 0:
+            self.assertTrue(worker.is_alive(), "over before it was seen to run")
             time.sleep(0.01)
         started = time.time()
         server.signal()
         while self.probe(server, "readinessProbe") != 503:
             self.assertLess(time.time() - started, 20)
         self.assertEqual(self.probe(server, "livenessProbe"), 200)
+        self.assertTrue(worker.is_alive(), "nothing was left to drain")
         worker.join()
-        self.assertEqual(answer["usage"]["completion_tokens"], 2000)
+        self.assertEqual(answer["usage"]["completion_tokens"], 1500)
         self.assertEqual(server.wait_exit(self.grace), 0)
         self.assertLess(time.time() - started, self.grace)
 

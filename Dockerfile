@@ -12,7 +12,7 @@ ARG CUDA_BASE=docker.io/nvidia/cuda:12.6.3-runtime-ubuntu24.04
 FROM ${CPU_BASE} AS build-cpu
 WORKDIR /src
 COPY deploy/install_packages deploy/packages.txt deploy/
-RUN deploy/install_packages build && rm -rf /var/lib/apt/lists/*
+RUN deploy/install_packages build package && rm -rf /var/lib/apt/lists/*
 COPY . .
 ARG PALU_COMMIT=
 ARG PALU_CMAKE=-DPALU_CUDA=OFF
@@ -23,7 +23,7 @@ RUN cmake -G Ninja -S . -B build/package -DCMAKE_BUILD_TYPE=Release -DCMAKE_INST
 FROM ${CUDA_BUILD_BASE} AS build-cuda
 WORKDIR /src
 COPY deploy/install_packages deploy/packages.txt deploy/
-RUN deploy/install_packages build && rm -rf /var/lib/apt/lists/*
+RUN deploy/install_packages build package && rm -rf /var/lib/apt/lists/*
 COPY . .
 ARG PALU_COMMIT=
 RUN cmake -G Ninja -S . -B build/package -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX=/usr \

@@ -57,7 +57,7 @@ class Manager:
 class PackageTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        need("cpack", "dpkg", "dpkg-deb", "dpkg-shlibdeps")
+        need("cpack", "dpkg", "dpkg-deb", "dpkg-shlibdeps", "file")
         cls.folder = tempfile.mkdtemp(prefix="palu-package-")
         with open(os.path.join(BUILD, "CMakeCache.txt"), encoding="utf-8") as file:
             if "\nCMAKE_INSTALL_PREFIX:PATH=/usr\n" not in file.read():

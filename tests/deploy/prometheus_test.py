@@ -133,6 +133,13 @@ class ScrapeTest(unittest.TestCase):
                     self.assertGreater(max(self.values(target["expr"])), 0, target["expr"])
         self.assertEqual(wanted, set())
 
+    def test_what_the_scaler_asks_for_moves_with_the_load(self):
+        queries = re.findall(r"^ +query: (?:>-\n)?((?:.*\n)+?) +threshold:",
+                             read("deploy", "k8s", "overlays", "gateway", "scaledobject.yaml"), re.M)
+        self.assertEqual(len(queries), 2)
+        for query in queries:
+            self.assertGreater(max(self.values(" ".join(query.split()))), 0, query)
+
     def test_the_settings_of_compose_scrape_too(self):
         prometheus = self.start("docker")
         prometheus.wait_for('vllm:num_requests_running{job="palu-server"}')

@@ -26,15 +26,16 @@ COPY deploy/install_packages deploy/packages.txt deploy/
 RUN deploy/install_packages build package && rm -rf /var/lib/apt/lists/*
 COPY . .
 ARG PALU_COMMIT=
+ARG PALU_CUDA_ARCHS="80-real;86-real;89-real;90a-real;90-virtual"
 RUN cmake -G Ninja -S . -B build/package -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX=/usr \
-      -DPALU_TESTS=OFF -DPALU_COMMIT="${PALU_COMMIT}" -DPALU_CUDA=ON \
+      -DPALU_TESTS=OFF -DPALU_COMMIT="${PALU_COMMIT}" -DPALU_CUDA=ON -DPALU_CUDA_ARCHS="${PALU_CUDA_ARCHS}" \
  && cmake --build build/package && cd build/package && cpack -B /packages
 
-# What both images are from here on, as one script: packages in, nothing else left behind.
+# What both images are from here on, as one script: packages in, nothing else left behind. The packages
+# and the script are mounted, for a layer that is deleted from stays as large as it was.
 FROM ${CUDA_BASE} AS cuda
-COPY --from=build-cuda /packages /tmp/packages
-COPY deploy/docker/install /tmp/install
-RUN /tmp/install
+RUN --mount=type=bind,from=build-cuda,source=/packages,target=/mnt/packages \
+    --mount=type=bind,source=deploy/docker/install,target=/mnt/install /mnt/install
 ENV PALU_MODEL_PATH=/usr/share/palu/models/classics-14m NVIDIA_DRIVER_CAPABILITIES=compute,utility
 ARG PALU_COMMIT=
 LABEL org.opencontainers.image.title="palu-server" \
@@ -51,9 +52,8 @@ ENTRYPOINT ["/usr/bin/tini", "--", "/usr/bin/palu-server"]
 CMD ["--config", "/etc/palu/palu_server.yaml"]
 
 FROM ${CPU_BASE} AS cpu
-COPY --from=build-cpu /packages /tmp/packages
-COPY deploy/docker/install /tmp/install
-RUN /tmp/install
+RUN --mount=type=bind,from=build-cpu,source=/packages,target=/mnt/packages \
+    --mount=type=bind,source=deploy/docker/install,target=/mnt/install /mnt/install
 ENV PALU_MODEL_PATH=/usr/share/palu/models/classics-14m
 ARG PALU_COMMIT=
 LABEL org.opencontainers.image.title="palu-server" \

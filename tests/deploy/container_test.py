@@ -40,8 +40,8 @@ class DockerfileTest(unittest.TestCase):
             for label in ("title", "description", "version", "licenses", "revision"):
                 self.assertRegex(text, rf'org\.opencontainers\.image\.{label}="[^"]+"')
             self.assertIn("STOPSIGNAL SIGTERM", lines)
-            # Compilers and sources stay in the stage that builds.
-            self.assertEqual([line for line in lines if line.startswith("COPY . ")], [])
+            # What is copied, or only removed by a later line, stays in the image.
+            self.assertEqual([line for line in lines if line.startswith("COPY")], [])
 
     def test_versions_are_those_of_the_project(self):
         version = re.search(r"project\(palu-server VERSION ([\d.]+)", read("CMakeLists.txt")).group(1)
@@ -169,8 +169,8 @@ class ImageTest(unittest.TestCase):
         for program in ("c++", "cmake", "ninja", "git"):
             found = self.podman("exec", self.name, "sh", "-c", f"command -v {program} || echo none")
             self.assertEqual(found, "none\n")
-        self.assertEqual(self.podman("exec", self.name, "ls", "/tmp", "/var/lib/apt/lists").split(),
-                         ["/tmp:", "/var/lib/apt/lists:"])
+        left = self.podman("exec", self.name, "find", "/mnt", "/tmp", "/var/lib/apt/lists", "-type", "f")
+        self.assertEqual(left, "")
 
     def test_life(self):
         status = self.podman("exec", self.name, "cat", "/proc/1/status")

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Dockerfile and compose file; and the image itself where PALU_IMAGE names one that podman has (of
 tests/deploy/build_image):
-PALU_IMAGE=localhost/palu-server:0.1.0 [PALU_PODMAN="podman --runtime runc"] tests/deploy/container_test.py"""
+PALU_IMAGE=localhost/palu-server:0.1.0 [PALU_PODMAN="podman --runtime runc"] tests/deploy/container_test.py
+PALU_COMPOSE=docker-compose starts what compose.yaml says of the server and Prometheus, from images that are
+there, on its ports."""
 import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import threading
@@ -124,6 +127,35 @@ class ComposeTest(unittest.TestCase):
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 
 
+def get(port, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return answer.read().decode()
+
+
+def long_request(port):
+    """Starts one of 1500 tokens and waits until it runs; the result waits for its end and tells how
+    many came."""
+    counts = []
+
+    def ask():
+        body = json.dumps({"prompt": "The sea", "max_tokens": 1500, "ignore_eos": True}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", body,
+                                         {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            counts.append(json.load(answer)["usage"]["completion_tokens"])
+
+    worker = threading.Thread(target=ask)
+    worker.start()
+    while not re.search(r"^vllm:num_requests_running.* 1$", get(port, "/metrics"), re.M):
+        assert worker.is_alive(), "over before it was seen to run"
+
+    def end():
+        worker.join()
+        return counts[0] if counts else 0
+
+    return end
+
+
 class ImageTest(unittest.TestCase):
     def setUp(self):
         self.image = os.environ.get("PALU_IMAGE")
@@ -148,13 +180,9 @@ class ImageTest(unittest.TestCase):
     def podman(self, *args):
         return subprocess.run([*PODMAN, *args], check=True, capture_output=True, text=True).stdout
 
-    def get(self, path):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-            return answer.read().decode()
-
     def is_ready(self):
         try:
-            self.get("/ready")
+            get(self.port, "/ready")
             return True
         except OSError:
             return False
@@ -181,25 +209,66 @@ class ImageTest(unittest.TestCase):
                                  capture_output=True)
         self.assertNotEqual(written.returncode, 0)
         self.podman("healthcheck", "run", self.name)
-        answers = []
-
-        def long_request():
-            body = json.dumps({"prompt": "The sea", "max_tokens": 1500, "ignore_eos": True}).encode()
-            request = urllib.request.Request(
-                f"http://127.0.0.1:{self.port}/v1/completions", body,
-                {"Content-Type": "application/json"})
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                answers.append(json.load(answer)["usage"]["completion_tokens"])
-
-        worker = threading.Thread(target=long_request)
-        worker.start()
-        while not re.search(r"^vllm:num_requests_running.* 1$", self.get("/metrics"), re.M):
-            self.assertTrue(worker.is_alive(), "over before it was seen to run")
+        answer = long_request(self.port)
         self.podman("stop", "-t", "40", self.name)
-        worker.join()
-        self.assertEqual(answers, [1500])
+        self.assertEqual(answer(), 1500)
         self.assertEqual(self.podman("inspect", "--format", "{{.State.ExitCode}}",
                                      self.name).strip(), "0")
+
+
+class ComposeRunTest(unittest.TestCase):
+    """Server and Prometheus as compose starts them; DOCKER_HOST may be podman's socket."""
+
+    def setUp(self):
+        self.command = shlex.split(os.environ.get("PALU_COMPOSE", ""))
+        if not self.command:
+            self.skipTest("PALU_COMPOSE is not set: no containers are started by a test")
+        self.addCleanup(self.compose, "down")
+        self.stopping = threading.Event()
+        worker = threading.Thread(target=self.check_health)
+        worker.start()
+        self.addCleanup(worker.join)
+        self.addCleanup(self.stopping.set)
+        self.compose("up", "-d", "--no-build", "palu-server", "prometheus")
+
+    def compose(self, *args):
+        done = subprocess.run([*self.command, "-p", "palutest", "-f", COMPOSE, *args], check=False,
+                              capture_output=True, text=True, timeout=300)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def check_health(self):
+        """Where there is no systemd, podman has nobody who looks after the health checks."""
+        while shutil.which(PODMAN[0]) and not self.stopping.wait(1):
+            found = subprocess.run([*PODMAN, "ps", "-q", "--filter", "name=palutest"], check=False,
+                                   capture_output=True, text=True).stdout.split()
+            for container in found:
+                subprocess.run([*PODMAN, "healthcheck", "run", container], check=False,
+                               capture_output=True)
+
+    def prometheus(self, path):
+        with urllib.request.urlopen(f"http://127.0.0.1:9090/api/v1/{path}", timeout=20) as answer:
+            return json.load(answer)["data"]
+
+    def is_scraped(self):
+        try:
+            return self.prometheus("query?query=palu:kv_cache_capacity_tokens")["result"] != []
+        except OSError:
+            return False
+
+    def test_prometheus_scrapes_the_healthy_server_and_stop_drains_it(self):
+        end = time.time() + 90  # scrapes are 15 s apart
+        while not self.is_scraped():
+            self.assertLess(time.time(), end)
+            time.sleep(1)
+        (target,) = self.prometheus("targets")["activeTargets"]
+        self.assertEqual((target["scrapeUrl"], target["health"]), ("http://palu-server:8000/metrics", "up"))
+        rules = [rule for group in self.prometheus("rules")["groups"] for rule in group["rules"]]
+        self.assertEqual(len(rules), len(re.findall(r"- (?:record|alert):",
+                                                    read("deploy/prometheus/rules.yaml"))))
+        answer = long_request(8000)
+        self.compose("stop")
+        self.assertEqual(answer(), 1500)
 
 
 if __name__ == "__main__":

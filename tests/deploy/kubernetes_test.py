@@ -27,6 +27,10 @@ except ImportError as missing:
 
 OVERLAYS = ("cpu-demo", "gpu", "gateway")
 VERSIONS = ("1.28", "1.31")
+USUAL = {"ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"}
+# Besides the usual ones.
+EXPECTED = {"cpu-demo": set(), "gpu": {"PersistentVolumeClaim"},
+            "gateway": {"PersistentVolumeClaim", "InferencePool", "HTTPRoute", "ScaledObject", "PodMonitor"}}
 CHART = os.path.join(ROOT, "deploy", "helm", "palu-server")
 # What a person might set, each with the kinds that must come out besides the usual ones.
 VALUES = {
@@ -172,6 +176,7 @@ class RenderTest(Checks):
     def test_overlays(self):
         for name in OVERLAYS:
             with self.subTest(name):
+                self.assertEqual({d["kind"] for d in overlay(name)}, USUAL | EXPECTED[name])
                 self.check_all(overlay(name))
 
     def test_chart(self):
@@ -181,7 +186,9 @@ class RenderTest(Checks):
             with self.subTest(name):
                 jsonschema.validate(merged(default, values), schema)
                 documents = chart(values)
-                self.assertLessEqual(kinds, {d["kind"] for d in documents})
+                usual = USUAL if default["networkPolicy"]["enabled"] and values.get(
+                    "networkPolicy", {}).get("enabled", True) else USUAL - {"NetworkPolicy"}
+                self.assertEqual({d["kind"] for d in documents}, usual | kinds)
                 self.check_all(documents)
 
     def test_values_that_are_wrong_are_refused(self):
@@ -197,7 +204,13 @@ class RenderTest(Checks):
             (server,) = spec["containers"]
             self.assertEqual(server["resources"]["limits"]["nvidia.com/gpu"], 1)
             self.assertTrue(server["image"].endswith("-cuda"))
-            self.assertIn("PersistentVolumeClaim", [d["kind"] for d in documents])
+            (fetch,) = spec["initContainers"]
+            self.assertEqual(fetch["image"], server["image"])
+            token = next(e for e in fetch["env"] if e["name"] == "MODEL_TOKEN")
+            self.assertIn("secretKeyRef", token["valueFrom"])
+            volumes = {v["name"] for v in spec["volumes"] if "persistentVolumeClaim" in v}
+            for container in (fetch, server):
+                self.assertTrue(volumes & {m["name"] for m in container["volumeMounts"]})
 
     def test_keys_come_from_a_secret(self):
         pod = of_kind(chart(VALUES["all"][0]), "Deployment")["spec"]["template"]["spec"]

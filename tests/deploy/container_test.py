@@ -133,12 +133,12 @@ def get(port, path):
 
 
 def long_request(port):
-    """Starts one of 1500 tokens and waits until it runs; the result waits for its end and tells how
+    """Starts one of 600 tokens and waits until it runs; the result waits for its end and tells how
     many came."""
     counts = []
 
     def ask():
-        body = json.dumps({"prompt": "The sea", "max_tokens": 1500, "ignore_eos": True}).encode()
+        body = json.dumps({"prompt": "The sea", "max_tokens": 600, "ignore_eos": True}).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", body,
                                          {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
@@ -211,7 +211,7 @@ class ImageTest(unittest.TestCase):
         self.podman("healthcheck", "run", self.name)
         answer = long_request(self.port)
         self.podman("stop", "-t", "40", self.name)
-        self.assertEqual(answer(), 1500)
+        self.assertEqual(answer(), 600)
         self.assertEqual(self.podman("inspect", "--format", "{{.State.ExitCode}}",
                                      self.name).strip(), "0")
 
@@ -268,7 +268,7 @@ class ComposeRunTest(unittest.TestCase):
                                                     read("deploy/prometheus/rules.yaml"))))
         answer = long_request(8000)
         self.compose("stop")
-        self.assertEqual(answer(), 1500)
+        self.assertEqual(answer(), 600)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 
 #include <iterator>
 
+#include "server/logging.h"
 #include "server/request_id.h"
 
 namespace palu {
@@ -74,6 +75,7 @@ void CallLog::End(const grpc::Status& status, RequestCounters* counters) const {
   const double milliseconds =
       std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - started_)
           .count();
+  const RequestLogFields fields(id_, traceparent_);
   spdlog::info("grpc {} {} {:.1f}ms peer={} id={}{}", method_, code, milliseconds, peer_, id_,
                AccessDetails(outcome_, traceparent_));
 }

@@ -8,6 +8,7 @@
 
 #include "server/embedded_files.h"
 #include "server/error_table.h"
+#include "server/logging.h"
 #include "server/metrics_page.h"
 #include "server/openai_sink.h"
 #include "server/version.h"
@@ -166,11 +167,13 @@ void HttpApi::RunRoute(const Route& route, Call call) {
     try {
       (this->*action)(ready);
     } catch (const std::exception& error) {
+      const RequestLogFields fields(ready.request.request_id, ready.request.traceparent);
       spdlog::error("request {} failed: {}", ready.request.request_id, error.what());
       Fail(ready, {StatusCode::kInternal, "Internal error", ""});
     }
   };
   if (config_.log_prompts && !call.request.body.empty()) {
+    const RequestLogFields fields(call.request.request_id, call.request.traceparent);
     spdlog::info("request {} {}", call.request.request_id, Dump(call.request.body));
   }
   if (route.inline_) return run(call);
@@ -225,6 +228,7 @@ void HttpApi::Done(const HttpAccess& access) {
   counters_.Add(access.route, std::to_string(access.status));
   // Probes and scrapes come every few seconds.
   const std::string_view route = access.route;
+  const RequestLogFields fields(access.request_id, access.traceparent);
   const bool routine = route == "/health" || route == "/ready" || route == "/metrics";
   spdlog::log(routine && access.status == 200 ? spdlog::level::debug : spdlog::level::info,
               "http {} {} {} {}B {:.1f}ms peer={} id={}{}{}", access.method, route, access.status,

@@ -9,30 +9,48 @@
 #include <string_view>
 #include <utility>
 
+#include "server/request_id.h"
+
 namespace palu {
 namespace {
 
-// %*: the message as a JSON string.
+// Of the request that the thread logs about.
+thread_local std::string_view request_id;
+thread_local std::string_view trace_id;
+
+void AppendJsonString(std::string_view text, spdlog::memory_buf_t* out) {
+  out->push_back('"');
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      out->push_back('\\');
+      out->push_back(c);
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      char escaped[8];
+      const int size = std::snprintf(escaped, sizeof(escaped), "\\u%04x", static_cast<unsigned>(c));
+      out->append(escaped, escaped + size);
+    } else {
+      out->push_back(c);
+    }
+  }
+  out->push_back('"');
+}
+
+void AppendField(std::string_view name, std::string_view value, spdlog::memory_buf_t* out) {
+  if (value.empty()) return;
+  out->push_back(',');
+  AppendJsonString(name, out);
+  out->push_back(':');
+  AppendJsonString(value, out);
+}
+
+// %*: the message as a JSON string, and the fields that follow it.
 class JsonMessage final : public spdlog::custom_flag_formatter {
  public:
   void format(const spdlog::details::log_msg& message, const std::tm& time,
               spdlog::memory_buf_t& out) override {
-    const auto append = [&out](std::string_view text) {
-      out.append(text.data(), text.data() + text.size());
-    };
-    append("\"");
-    for (const char c : std::string_view(message.payload.data(), message.payload.size())) {
-      if (c == '"' || c == '\\') {
-        append(std::string{'\\', c});
-      } else if (static_cast<unsigned char>(c) < 0x20) {
-        char escaped[8];
-        std::snprintf(escaped, sizeof(escaped), "\\u%04x", static_cast<unsigned>(c));
-        append(escaped);
-      } else {
-        append(std::string_view(&c, 1));
-      }
-    }
-    append("\"");
+    AppendJsonString({message.payload.data(), message.payload.size()}, &out);
+    AppendField("request_id", request_id, &out);
+    AppendField("trace_id", trace_id, &out);
   }
   std::unique_ptr<spdlog::custom_flag_formatter> clone() const override {
     return std::make_unique<JsonMessage>();
@@ -56,6 +74,13 @@ void SetupLogging(const LogConfig& config) {
   spdlog::set_default_logger(std::move(logger));
   SetLogLevel(config.level);
 }
+
+RequestLogFields::RequestLogFields(std::string_view id, std::string_view traceparent) {
+  request_id = id;
+  trace_id = TraceId(traceparent);
+}
+
+RequestLogFields::~RequestLogFields() { request_id = trace_id = {}; }
 
 void SetLogLevel(const std::string& level) { spdlog::set_level(spdlog::level::from_str(level)); }
 

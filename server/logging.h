@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "config/server_config.h"
 
@@ -11,5 +12,17 @@ namespace palu {
 void SetupLogging(const LogConfig& config);
 // Thread-safe.
 void SetLogLevel(const std::string& level);
+
+// While it lives, the lines that its thread logs as JSON have the fields request_id and, unless
+// traceparent is empty, trace_id. What it is given must outlive it; an inner one ends the outer
+// one.
+class RequestLogFields {
+ public:
+  // traceparent: empty or valid.
+  RequestLogFields(std::string_view request_id, std::string_view traceparent);
+  ~RequestLogFields();
+  RequestLogFields(const RequestLogFields&) = delete;
+  RequestLogFields& operator=(const RequestLogFields&) = delete;
+};
 
 }  // namespace palu

@@ -30,6 +30,10 @@ std::string CheckTraceparent(std::string_view value) {
   return no_trace || no_span ? std::string() : std::string(value);
 }
 
+std::string_view TraceId(std::string_view traceparent) {
+  return traceparent.empty() ? traceparent : traceparent.substr(3, 32);
+}
+
 std::string NewRequestId() {
   thread_local std::mt19937_64 random{std::random_device{}()};
   char text[33];

@@ -2,6 +2,7 @@
 
 #include "server/error_table.h"
 #include "server/openai_response.h"
+#include "server/request_id.h"
 
 namespace palu {
 
@@ -34,7 +35,7 @@ std::string AccessDetails(const RequestOutcome& outcome, std::string_view tracep
             " cached_tokens=" + std::to_string(outcome.cached_tokens) +
             " completion_tokens=" + std::to_string(outcome.completion_tokens);
   }
-  if (!traceparent.empty()) text.append(" trace=").append(traceparent.substr(3, 32));
+  if (!traceparent.empty()) text.append(" trace=").append(TraceId(traceparent));
   return text;
 }
 

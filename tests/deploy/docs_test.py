@@ -14,12 +14,14 @@ import unittest
 from common import BINARY, BUILD, MODEL, ROOT, main, read
 from harness import Server
 
-# Programs that another test runs, or that need what no test machine has.
-ELSEWHERE = {
-    "deploy/quickstart": "quickstart_test.py", "tests/run": "this is it", ".ci/run": "CI",
-    "cmake": "package_test.py", "(cd": "package_test.py", "helm": "kubernetes_test.py",
-    "docker": "container_test.py", "deploy/package/build": "its own test",
-    "deploy/reproduce": "supply_test.py",
+# Who runs what this file does not run, or runs in part: a file that names the program.
+RUN_BY = {
+    "deploy/quickstart": "tests/deploy/quickstart_test.py",
+    "deploy/install_packages": "tests/deploy/quickstart_test.py",
+    "deploy/package": "tests/deploy/tarball_test.py", "deploy/sbom": "tests/deploy/supply_test.py",
+    "deploy/reproduce": ".ci/run", "tests/run": ".ci/run", ".ci/run": ".ci/run",
+    "cmake": "tests/deploy/package_test.py", "(cd": "tests/deploy/package_test.py",
+    "docker": "tests/deploy/container_test.py", "helm": "tests/deploy/kubernetes_test.py",
 }
 TOOLS = ("palu-compress", "palu-eval", "palu-bench", "palu-server")
 
@@ -48,7 +50,7 @@ def program_of(command):
 def known(command):
     program = program_of(command)
     return (os.path.basename(program) in TOOLS + ("curl", "kubectl", "promtool", "config_test")
-            or program in ELSEWHERE or program.startswith(("deploy/", "tests/")))
+            or program in RUN_BY)
 
 
 def documents():
@@ -75,10 +77,16 @@ class DocsTest(unittest.TestCase):
                 total += 1
         self.assertGreater(total, 15)
 
+    def test_others_run_what_is_not_run_here(self):
+        for program, path in RUN_BY.items():
+            name = "cpack" if program == "(cd" else os.path.basename(program)
+            self.assertRegex(read(path), rf"\b{name}\b", program)
+
     def test_options_of_our_programs_are_what_they_say(self):
         helps = {}
         for path in documents():
-            for command in commands(path):
+            in_text = re.findall(rf"`((?:{'|'.join(TOOLS)}) [^`]+)`", read(path).replace("\n", " "))
+            for command in [*commands(path), *in_text]:
                 name = os.path.basename(program_of(command))
                 if name not in TOOLS:
                     continue

@@ -27,6 +27,10 @@ except ImportError as missing:
 
 OVERLAYS = ("cpu-demo", "gpu", "gateway")
 VERSIONS = ("1.28", "1.31")
+USUAL = {"ConfigMap", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount"}
+# Besides the usual ones.
+EXPECTED = {"cpu-demo": set(), "gpu": {"PersistentVolumeClaim"},
+            "gateway": {"PersistentVolumeClaim", "InferencePool", "HTTPRoute", "ScaledObject", "PodMonitor"}}
 CHART = os.path.join(ROOT, "deploy", "helm", "palu-server")
 # What a person might set, each with the kinds that must come out besides the usual ones.
 VALUES = {
@@ -172,6 +176,7 @@ class RenderTest(Checks):
     def test_overlays(self):
         for name in OVERLAYS:
             with self.subTest(name):
+                self.assertEqual({d["kind"] for d in overlay(name)}, USUAL | EXPECTED[name])
                 self.check_all(overlay(name))
 
     def test_chart(self):
@@ -181,7 +186,9 @@ class RenderTest(Checks):
             with self.subTest(name):
                 jsonschema.validate(merged(default, values), schema)
                 documents = chart(values)
-                self.assertLessEqual(kinds, {d["kind"] for d in documents})
+                usual = USUAL if default["networkPolicy"]["enabled"] and values.get(
+                    "networkPolicy", {}).get("enabled", True) else USUAL - {"NetworkPolicy"}
+                self.assertEqual({d["kind"] for d in documents}, usual | kinds)
                 self.check_all(documents)
 
     def test_values_that_are_wrong_are_refused(self):
@@ -197,7 +204,13 @@ class RenderTest(Checks):
             (server,) = spec["containers"]
             self.assertEqual(server["resources"]["limits"]["nvidia.com/gpu"], 1)
             self.assertTrue(server["image"].endswith("-cuda"))
-            self.assertIn("PersistentVolumeClaim", [d["kind"] for d in documents])
+            (fetch,) = spec["initContainers"]
+            self.assertEqual(fetch["image"], server["image"])
+            token = next(e for e in fetch["env"] if e["name"] == "MODEL_TOKEN")
+            self.assertIn("secretKeyRef", token["valueFrom"])
+            volumes = {v["name"] for v in spec["volumes"] if "persistentVolumeClaim" in v}
+            for container in (fetch, server):
+                self.assertTrue(volumes & {m["name"] for m in container["volumeMounts"]})
 
     def test_keys_come_from_a_secret(self):
         pod = of_kind(chart(VALUES["all"][0]), "Deployment")["spec"]["template"]["spec"]
@@ -264,19 +277,22 @@ class BehaviourTest(unittest.TestCase):
             time.sleep(0.02)
         self.assertEqual(set(seen) - {200}, set())  # loading is no reason to restart
         self.assertEqual(self.probe(server, "readinessProbe"), 200)
+        # Long enough to be seen however slow the test is; the grace period has to do for it.
         answer = {}
         worker = threading.Thread(target=lambda: answer.update(server.completion(
-            prompt="The sea", max_tokens=2000, ignore_eos=True)))
+            prompt="The sea", max_tokens=800, ignore_eos=True)))
         worker.start()
         while server.metric("vllm:num_requests_running") == 0:
+            self.assertTrue(worker.is_alive(), "over before it was seen to run")
             time.sleep(0.01)
         started = time.time()
         server.signal()
         while self.probe(server, "readinessProbe") != 503:
             self.assertLess(time.time() - started, 20)
         self.assertEqual(self.probe(server, "livenessProbe"), 200)
+        self.assertTrue(worker.is_alive(), "nothing was left to drain")
         worker.join()
-        self.assertEqual(answer["usage"]["completion_tokens"], 2000)
+        self.assertEqual(answer["usage"]["completion_tokens"], 800)
         self.assertEqual(server.wait_exit(self.grace), 0)
         self.assertLess(time.time() - started, self.grace)
 

@@ -6,17 +6,15 @@ import math
 import os
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
 import time
 import unittest
-import urllib.parse
-import urllib.request
 
 from common import BINARY, MODEL, ROOT, main, need, read
 from harness import Server
+from scraper import Prometheus
 
 RULES = os.path.join(ROOT, "deploy", "prometheus", "rules.yaml")
 # What the dashboards that vLLM ships ask for, old names and new.
@@ -50,12 +48,6 @@ def panels():
     return [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def call_grpc(port):
     """One call without a client library: an empty message in its frame of five bytes."""
     subprocess.run(["curl", "-s", "--http2-prior-knowledge", "-o", os.devnull, "--max-time", "10",
@@ -74,25 +66,27 @@ class ScrapeTest(unittest.TestCase):
         cls.addClassCleanup(cls.server.kill)
         cls.folder = tempfile.mkdtemp(prefix="palu-prometheus-")
         cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
-        config = read("deploy", "prometheus", "prometheus.yaml")
-        config = config.replace("rules.yaml", RULES).replace("15s", "500ms")
-        config = config.replace("localhost:8000", f"127.0.0.1:{cls.server.port}")
-        path = os.path.join(cls.folder, "prometheus.yaml")
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(config)
-        cls.port = free_port()
-        cls.prometheus = subprocess.Popen(
-            ["prometheus", f"--config.file={path}", f"--storage.tsdb.path={cls.folder}/data",
-             f"--web.listen-address=127.0.0.1:{cls.port}"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        cls.addClassCleanup(cls.end_prometheus)
+        cls.prometheus = cls.start("prometheus")
+        cls.prometheus.wait_for("up == 1")
+        cls.began = time.time()
         cls.run_load(seconds=10)
-        cls.loaded_until = time.time()
+        cls.ended = time.time()
 
     @classmethod
-    def end_prometheus(cls):
-        cls.prometheus.terminate()
-        cls.prometheus.wait(20)
+    def start(cls, name):
+        """A Prometheus with deploy/NAME/prometheus.yaml and the rules beside it, as compose mounts
+        them; faster, and with this test's server in the place of its own."""
+        config = read("deploy", name, "prometheus.yaml").replace("15s", "500ms")
+        config = re.sub(r'"(localhost|palu-server):8000"', f'"127.0.0.1:{cls.server.port}"', config)
+        folder = os.path.join(cls.folder, name)
+        os.mkdir(folder)
+        shutil.copy(RULES, folder)
+        path = os.path.join(folder, "prometheus.yaml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(config)
+        prometheus = Prometheus(path, folder)
+        cls.addClassCleanup(prometheus.end)
+        return prometheus
 
     @classmethod
     def run_load(cls, seconds):
@@ -112,19 +106,14 @@ class ScrapeTest(unittest.TestCase):
         for worker in workers:
             worker.join()
 
-    def ask(self, path, **parameters):
-        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            return json.load(answer)["data"]
-
     def values(self, query):
-        """What a panel would draw: finite numbers of the last seconds of the load."""
+        """What a panel would draw of the time under load: finite numbers."""
         for variable, value in (("$model_name", "classics-14m"), ("$__rate_interval", "5s"),
                                 ("$instance", ".*")):
             query = query.replace(variable, value)
         self.assertNotIn("$", query)
-        end = self.loaded_until
-        found = self.ask("query_range", query=query, start=end - 12, end=end, step="1s")["result"]
+        found = self.prometheus.ask("query_range", query=query, start=self.began,
+                                    end=self.ended + 2, step="1s")["result"]
         return [float(v) for series in found for _, v in series["values"]
                 if math.isfinite(float(v))]
 
@@ -144,12 +133,26 @@ class ScrapeTest(unittest.TestCase):
                     self.assertGreater(max(self.values(target["expr"])), 0, target["expr"])
         self.assertEqual(wanted, set())
 
+    def test_what_the_scaler_asks_for_moves_with_the_load(self):
+        queries = re.findall(r"^ +query: (?:>-\n)?((?:.*\n)+?) +threshold:",
+                             read("deploy", "k8s", "overlays", "gateway", "scaledobject.yaml"), re.M)
+        self.assertEqual(len(queries), 2)
+        for query in queries:
+            self.assertGreater(max(self.values(" ".join(query.split()))), 0, query)
+
+    def test_the_settings_of_compose_scrape_too(self):
+        prometheus = self.start("docker")
+        prometheus.wait_for('vllm:num_requests_running{job="palu-server"}')
+        names = [[rule["name"] for group in p.ask("rules")["groups"] for rule in group["rules"]]
+                 for p in (prometheus, self.prometheus)]
+        self.assertEqual(*names)
+
     def test_vllm_dashboards_work_unchanged(self):
         for query in VLLM_QUERIES:
             self.assertTrue(self.values(query), query)
 
     def test_rules_are_evaluated_and_a_healthy_server_raises_no_alert(self):
-        rules = [rule for group in self.ask("rules")["groups"] for rule in group["rules"]]
+        rules = [rule for group in self.prometheus.ask("rules")["groups"] for rule in group["rules"]]
         self.assertGreater(len(rules), 15)
         for rule in rules:
             self.assertEqual(rule["health"], "ok", rule)

@@ -20,7 +20,7 @@ NVIDIA = r"lib(cuda|cudart|cublas|nv)\S*"
 
 def package(*args):
     return subprocess.run([os.path.join(ROOT, "deploy", "package"), *args], capture_output=True,
-                          text=True, check=False, timeout=300)
+                          text=True, check=False, timeout=600)
 
 
 class TarballTest(unittest.TestCase):

@@ -25,6 +25,8 @@ class Browser:
             if found:
                 self.port = int(found.group(1))
                 break
+        if self.port is None:
+            raise AssertionError(f"chromedriver ended with {self.driver.wait()}")
         arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                      f"--window-size={width},{height}", f"--user-data-dir={self.profile}",
                      "--disable-background-networking", "--hide-scrollbars"]
@@ -36,7 +38,7 @@ class Browser:
         self.session = answer["sessionId"]
 
     def call(self, method, path, body=None):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=180)
         prefix = f"/session/{self.session}" if self.session else ""
         data = json.dumps(body) if body is not None else ("{}" if method == "POST" else None)
         connection.request(method, prefix + path, data, {"Content-Type": "application/json"})

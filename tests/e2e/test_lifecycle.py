@@ -172,15 +172,25 @@ def hangup_reads_the_log_level_again():
 
 @case("lifecycle", own_server=True)
 def log_as_json_lines():
-    server = Server(args=["--log.format=json"], wait=False)
+    server = Server(args=["--log.format=json", "--http.log_prompts", "--http.slow_request=1ms"])
     try:
-        server.wait_ready()
-        server.get("/health", {"X-Request-Id": "json-1"})
-        server.completion(prompt="a", max_tokens=1)
+        trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+        body = {"prompt": "a \"quoted\" one", "max_tokens": 50}
+        server.post("/v1/completions", body, {"X-Request-Id": "json-1",
+                                              "traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
+        server.post("/v1/completions", body, {"X-Request-Id": "json-2"})
         server.stop()
-        for line in server.log:
-            entry = json.loads(line)
-            equal(set(entry), {"time", "level", "message"}, line)
+        entries = [json.loads(line) for line in server.log]
+        for entry in entries:
+            equal(set(entry) - {"request_id", "trace_id"}, {"time", "level", "message"}, entry)
+        for name, expected in (("json-1", {"trace_id": trace}), ("json-2", {})):
+            found = [entry for entry in entries if entry.get("request_id") == name]
+            # The prompt, the access, and that it took long.
+            equal(len(found), 3, entries)
+            for entry in found:
+                check(name in entry["message"], entry)
+                equal({k: v for k, v in entry.items() if k == "trace_id"}, expected)
+        check(any("request_id" not in entry for entry in entries), "lines about no request")
     finally:
         server.kill()
 

@@ -3,7 +3,7 @@
 import re
 import time
 
-from harness import Server, case, check, check_error, equal, seconds
+from harness import Server, case, check, check_error, equal, post_bytes, seconds
 from test_grpc import connect, fails
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -131,17 +131,26 @@ def timing_when_asked(server):
 
 
 @case("logs", own_server=True)
-def debug_view_is_off_by_default():
+def debug_view_shows_what_runs():
     server = Server(args=["--http.debug"])
     try:
         state = server.get("/debug/engine").json()
         equal((state["sequences_running"], state["blocks"]["used"], state["idle"]), (0, 0, True))
         check(state["blocks"]["total"] > 0, "blocks")
+        with server.connect() as sock:
+            sock.sendall(post_bytes("/v1/completions", {**BODY, "max_tokens": 1900, "n": 3}))
+            end = time.time() + seconds(30)
+            # The choices share the prompt's block until they write.
+            while state["blocks"]["used"] < 3 and time.time() < end:
+                state = server.get("/debug/engine").json()
+            equal((state["sequences_running"], state["idle"]), (3, False))
+            check(state["blocks"]["used"] >= 3, state)
+        server.wait_idle()
         server.stop()
     finally:
         server.kill()
 
 
 @case("logs")
-def no_debug_view(server):
+def debug_view_is_off_by_default(server):
     check_error(server.get("/debug/engine"), 404)

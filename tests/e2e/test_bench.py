@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,22 @@ def closed_loop_counts_every_token(server):
     equal(server.metric("vllm:generation_tokens_total") - before, 240.0, "tokens by the server")
     check(0 < report["ttft_ms"]["p50"] <= report["e2e_ms"]["p50"], "times are in order")
     equal(report["goodput"]["fraction"], 1.0, "goodput")
+
+
+@case("bench")
+def a_line_tells_how_far_it_is(server):
+    binary = os.path.join(os.path.dirname(os.path.dirname(Server.binary)), "tools", "palu-bench")
+    if not os.path.exists(binary):
+        raise Skip(f"{binary} is not there")
+    done = subprocess.run([binary, "serve", "--url", f"http://127.0.0.1:{server.port}", "--rate",
+                           "8", "--arrivals", "fixed", "--requests", "10", "--ids", "10:8000",
+                           "--output-tokens", "2"], capture_output=True, text=True,
+                          timeout=seconds(60))
+    equal(done.returncode, 0, done.stderr)
+    lines = re.findall(r"([\d.]+) s  (\d+) of 10 done, \d+ in flight, 0 failed", done.stderr)
+    check(len(lines) >= 2, done.stderr)
+    equal(lines[-1][1], "10", "done at the end")
+    check("first token" in done.stdout and "p99" in done.stdout, done.stdout)
 
 
 @case("bench")

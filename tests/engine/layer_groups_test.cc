@@ -100,6 +100,27 @@ TEST(LayerGroups, EveryLayerOnceAndNeverBothKinds) {
   }
 }
 
+// What keys the prefix cache's hashes.
+TEST(LatentLayout, FingerprintsTellCachesOfDifferentFormsApart) {
+  const std::vector<LayerSpec> layers(6, Dense(64));
+  const std::vector<int> windows = Alternating(6, 6, 1024);
+  LayerSpec int8 = Dense(64), wider_keys = Dense(64);
+  int8.value.format = LatentFormat::kInt8;
+  wider_keys.key.ranks = {64};
+  std::vector<LayerSpec> one_int8 = layers, one_wider = layers;
+  one_int8[3] = int8;
+  one_wider[3] = wider_keys;
+  const std::set<uint64_t> prints = {
+      LatentLayout(layers, 16).Fingerprint(),
+      LatentLayout(layers, 32).Fingerprint(),
+      LatentLayout(one_int8, 16).Fingerprint(),
+      LatentLayout(one_wider, 16).Fingerprint(),
+      LatentLayout(layers, 16, GroupLayers(layers, windows, 16, 32768, 512)).Fingerprint(),
+      LatentLayout(std::vector<LayerSpec>(5, Dense(64)), 16).Fingerprint()};
+  EXPECT_EQ(prints.size(), 6u);
+  EXPECT_EQ(prints.count(LatentLayout(layers, 16).Fingerprint()), 1u) << "not by chance";
+}
+
 // Walks through a sequence and counts, as the scheduler would give blocks out and take them back.
 int64_t MostHeld(const BlockDemand& demand, int tokens, int chunk) {
   int64_t most = 0;

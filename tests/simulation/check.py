@@ -35,7 +35,7 @@ COUNTERS = {"hits": "vllm:prefix_cache_hits_total", "queries": "vllm:prefix_cach
             "preemptions": "vllm:num_preemptions_total",
             "first_tokens": "vllm:time_to_first_token_seconds_count",
             "first_token_s": "vllm:time_to_first_token_seconds_sum",
-            "steps": "palu:batch_tokens_count"}
+            "steps": "palu:batch_tokens_count", "tokens": "palu:batch_tokens_sum"}
 
 
 def make_trace(path, requests, seed=1):

@@ -52,8 +52,8 @@ struct CacheOptions {
   // auto (bf16, or the checkpoint's) | f32 | bf16 | f16 | int8 | int4 | int3 | int2
   std::string format = "auto";
   std::string rotation = "auto";  // auto (Hadamard when quantized) | none | hadamard
-  // Not a setting: layers that slide and layers that see everything have block tables of their own.
-  // Off where steps are made without a scheduler, with one table for all.
+  // Not a setting: layers that slide and layers that see everything have block tables of their own,
+  // and windows give blocks back. Off where steps are made without a scheduler, with one table.
   bool group_layers = true;
 };
 

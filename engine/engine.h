@@ -26,7 +26,7 @@ struct EngineLimits {
   // Of every layer group the largest sliding window if every layer of it has one: blocks that fall
   // out of it are given back. 0: some layer sees everything.
   std::vector<int> group_windows = {0};
-  int max_chunk_tokens = 0;         // engine.step_tokens; with several groups
+  int max_chunk_tokens = 0;         // engine.step_tokens; with windows
   int num_host_blocks = 0;          // of the host tier; 0: none
   uint64_t cache_format_key = 0;    // LatentLayout::Fingerprint
   double block_copy_seconds = 0.0;  // measured: one block between device and host; 0: not known

@@ -31,7 +31,7 @@ Scheduler::Scheduler(const EngineOptions& options, const EngineLimits& limits)
             limits.block_copy_seconds * demand_.num_groups()),
       waiting_(options, options.step_tokens) {
   PALU_CHECK(max_running_ >= 1);
-  PALU_CHECK(demand_.num_groups() == 1 || demand_.chunk_tokens >= step_tokens_);
+  PALU_CHECK(!demand_.any_step_by_step() || demand_.chunk_tokens >= step_tokens_);
   if (options.prefix_caching) {
     PrefixCache::Options cache;
     cache.block_tokens = block_tokens_;

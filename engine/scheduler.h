@@ -26,12 +26,12 @@ namespace palu {
 //
 // Running sequences go first with one token each, then prefill chunks up to the step's token
 // budget, then new starts. A sequence gets the blocks of all its tokens when it starts, but for
-// layer groups that slide beside others (BlockDemand), whose blocks prefill chunks take step by
-// step. When decoding or these run out of blocks, the running sequence that is served last gives
-// all of its blocks back. Full ones stay in the prefix cache as long as nobody needs them, and
-// after that in the host tier; the last one goes to the host at once if that is cheaper than
-// computing it anew. The first in order of service can therefore always go on: admission made sure
-// that alone it fits the pool.
+// layer groups that slide (BlockDemand), whose blocks prefill chunks take step by step. When
+// decoding or these run out of blocks, the running sequence that is served last gives all of its
+// blocks back. Full ones stay in the prefix cache as long as nobody needs them, and after that in
+// the host tier; the last one goes to the host at once if that is cheaper than computing it anew.
+// The first in order of service can therefore always go on: admission made sure that alone it fits
+// the pool.
 class Scheduler {
  public:
   using TimePoint = RequestTiming::Clock::time_point;

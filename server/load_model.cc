@@ -122,7 +122,7 @@ std::string DescribeModel(const LoadedModel& model) {
        << "  KV per token " << Fixed(cache.bytes_per_token, 1) << " bytes (" << info.cache_format
        << ") against " << Fixed(cache.bytes_per_token_uncompressed, 1) << " uncompressed, "
        << Fixed(cache.bytes_per_token_uncompressed / cache.bytes_per_token, 2) << "x smaller";
-  if (cache.group_windows.size() > 1) {
+  if (cache.group_windows.back() > 0) {
     text << "\n               " << Fixed(cache.bytes_per_token_beyond_windows, 1)
          << " bytes once the sliding window of " << cache.group_windows.back()
          << " tokens has passed it";

@@ -76,7 +76,7 @@ std::string Describe(const PlanRequest& request, const Plan& plan) {
       << "  KV cache       " << Gib(plan.pool_bytes) << "\n"
       << "bytes per token  " << ratio << "\n";
   const double beyond = plan.bytes_per_token_beyond_windows;
-  if (beyond > 0 && beyond < plan.bytes_per_token) {
+  if (beyond < plan.bytes_per_token) {
     out << "                 " << beyond << " once no sliding window covers it\n";
   }
   out << "tokens           " << plan.capacity_tokens << "\n"

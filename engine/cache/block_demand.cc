@@ -13,6 +13,10 @@ constexpr int kPartialBlocks = 2;
 
 }  // namespace
 
+bool BlockDemand::any_step_by_step() const {
+  return std::any_of(windows.begin(), windows.end(), [](int window) { return window > 0; });
+}
+
 int64_t BlockDemand::TokensAtStart(int group, int64_t cached, int64_t length) const {
   if (!step_by_step(group)) return length;
   // A whole window at least, so that those who start later do not take what this one will need.
@@ -35,7 +39,7 @@ int64_t BlockDemand::BlocksOf(int64_t tokens) const {
 }
 
 int64_t BlockDemand::LongestIn(int64_t blocks) const {
-  int64_t low = 0, high = blocks;  // in blocks of one group
+  int64_t low = 0, high = kAnyLength / block_tokens;  // in blocks of one group
   while (low < high) {
     const int64_t middle = (low + high + 1) / 2;
     if (BlocksOf(middle * block_tokens) <= blocks) {
@@ -48,7 +52,7 @@ int64_t BlockDemand::LongestIn(int64_t blocks) const {
 }
 
 int64_t BlockDemand::TokensIn(int64_t blocks, int64_t length) const {
-  if (num_groups() == 1) return blocks * block_tokens;
+  if (num_groups() == 1 && !any_step_by_step()) return blocks * block_tokens;
   return blocks * length / BlocksOf(length);
 }
 

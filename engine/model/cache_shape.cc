@@ -19,6 +19,8 @@ CacheShape ShapeCache(const ModelConfig& config, const std::vector<LayerSpec>& s
   std::vector<LayerGroup> groups = {OneGroup(windows)};
   if (options.group_layers) {
     groups = GroupLayers(specs, windows, options.block_tokens, max_context, step_tokens);
+  } else {
+    groups[0].window_tokens = 0;
   }
   BlockDemand demand{
       .block_tokens = options.block_tokens, .windows = {}, .chunk_tokens = step_tokens};

@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 
-from harness import ROOT, Server, Skip, case, check, equal, seconds
+from harness import MODEL, ROOT, Server, Skip, case, check, equal, seconds
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "simulation"))
 
@@ -39,6 +40,22 @@ def closed_loop_counts_every_token(server):
     equal(server.metric("vllm:generation_tokens_total") - before, 240.0, "tokens by the server")
     check(0 < report["ttft_ms"]["p50"] <= report["e2e_ms"]["p50"], "times are in order")
     equal(report["goodput"]["fraction"], 1.0, "goodput")
+
+
+@case("bench")
+def a_line_tells_how_far_it_is(server):
+    binary = os.path.join(os.path.dirname(os.path.dirname(Server.binary)), "tools", "palu-bench")
+    if not os.path.exists(binary):
+        raise Skip(f"{binary} is not there")
+    done = subprocess.run([binary, "serve", "--url", f"http://127.0.0.1:{server.port}", "--rate",
+                           "8", "--arrivals", "fixed", "--requests", "10", "--ids", "10:8000",
+                           "--output-tokens", "2"], capture_output=True, text=True,
+                          timeout=seconds(60))
+    equal(done.returncode, 0, done.stderr)
+    lines = re.findall(r"([\d.]+) s  (\d+) of 10 done, \d+ in flight, 0 failed", done.stderr)
+    check(len(lines) >= 2, done.stderr)
+    equal(lines[-1][1], "10", "done at the end")
+    check("first token" in done.stdout and "p99" in done.stdout, done.stdout)
 
 
 @case("bench")
@@ -90,14 +107,14 @@ def wrong_arguments_and_failures_are_told(server):
 
 @case("bench", own_server=True)
 def what_is_simulated_is_what_happens():
-    """Counts closely, times loosely and one time in three: the machine may be busy with something
-    else meanwhile, and that during a part of the measurement only."""
+    """Counts closely; times loosely, at the speed that the machine had and one time in three: it may
+    be busy with something else during a part of the measurement only."""
     if not os.path.exists(os.path.join(os.path.dirname(os.path.dirname(Server.binary)), "tools",
                                        "palu-bench")):
         raise Skip("palu-bench is not there")
     for _ in range(3):
-        result = check_simulation.run([("tight pool", 1024, 0.9)], requests=50)[0]
-        rows = result["rows"]
+        result = check_simulation.run(MODEL, [0.6], 1024, requests=40)[0]
+        rows = {name: (measured, told) for name, (measured, _, told) in result["rows"].items()}
         for name in ("served", "prompt tokens", "output tokens"):
             equal(rows[name][0], rows[name][1], f"{name} of {result}")
         far = [name for name, least, most in (

@@ -100,6 +100,27 @@ TEST(LayerGroups, EveryLayerOnceAndNeverBothKinds) {
   }
 }
 
+// What keys the prefix cache's hashes.
+TEST(LatentLayout, FingerprintsTellCachesOfDifferentFormsApart) {
+  const std::vector<LayerSpec> layers(6, Dense(64));
+  const std::vector<int> windows = Alternating(6, 6, 1024);
+  LayerSpec int8 = Dense(64), wider_keys = Dense(64);
+  int8.value.format = LatentFormat::kInt8;
+  wider_keys.key.ranks = {64};
+  std::vector<LayerSpec> one_int8 = layers, one_wider = layers;
+  one_int8[3] = int8;
+  one_wider[3] = wider_keys;
+  const std::set<uint64_t> prints = {
+      LatentLayout(layers, 16).Fingerprint(),
+      LatentLayout(layers, 32).Fingerprint(),
+      LatentLayout(one_int8, 16).Fingerprint(),
+      LatentLayout(one_wider, 16).Fingerprint(),
+      LatentLayout(layers, 16, GroupLayers(layers, windows, 16, 32768, 512)).Fingerprint(),
+      LatentLayout(std::vector<LayerSpec>(5, Dense(64)), 16).Fingerprint()};
+  EXPECT_EQ(prints.size(), 6u);
+  EXPECT_EQ(prints.count(LatentLayout(layers, 16).Fingerprint()), 1u) << "not by chance";
+}
+
 // Walks through a sequence and counts, as the scheduler would give blocks out and take them back.
 int64_t MostHeld(const BlockDemand& demand, int tokens, int chunk) {
   int64_t most = 0;
@@ -124,7 +145,9 @@ TEST(BlockDemand, CoversWhatASequenceHoldsAndLittleMore) {
   for (int round = 0; round < 500; ++round) {
     const int window = 1 + static_cast<int>(random() % 40);
     const int chunk = 1 + static_cast<int>(random() % 20);
-    const BlockDemand demand{1 + static_cast<int>(random() % 6), {0, window, window}, chunk};
+    BlockDemand demand{1 + static_cast<int>(random() % 6), {0, window, window}, chunk};
+    const bool all_slide = round % 2 == 1;
+    if (all_slide) demand.windows = {window};
     const int tokens = 1 + static_cast<int>(random() % 200);
     const int64_t held = MostHeld(demand, tokens, chunk);
     EXPECT_GE(demand.BlocksOf(tokens), held);
@@ -135,7 +158,11 @@ TEST(BlockDemand, CoversWhatASequenceHoldsAndLittleMore) {
     const int64_t pool = 3 + static_cast<int>(random() % 100);
     const int64_t longest = demand.LongestIn(pool);
     EXPECT_LE(demand.BlocksOf(longest), pool);
-    EXPECT_GT(demand.BlocksOf(longest + 1), pool);
+    if (all_slide && demand.BlocksOf(1 << 20) <= pool) {
+      EXPECT_GT(longest, BlockDemand::kAnyLength - demand.block_tokens) << "nothing bounds it";
+    } else {
+      EXPECT_GT(demand.BlocksOf(longest + 1), pool);
+    }
   }
 }
 
@@ -144,28 +171,39 @@ TEST(BlockDemand, ASequenceThatIsAloneCanStartWhateverItFindsCached) {
   for (int round = 0; round < 20000; ++round) {
     const int window = 1 + static_cast<int>(random() % 30);
     const int chunk = 1 + static_cast<int>(random() % 12);
-    const BlockDemand demand{1 + static_cast<int>(random() % 6), {0, window}, chunk};
+    BlockDemand demand{1 + static_cast<int>(random() % 6), {0, window}, chunk};
+    if (round % 2 == 1) demand.windows = {window};
     const int length = 1 + static_cast<int>(random() % 150);
     const int hits = static_cast<int>(random() % length) / demand.block_tokens;
     const int cached = hits * demand.block_tokens;
-    int64_t blocks = BlocksForTokens(length, demand.block_tokens);
-    blocks += BlocksForTokens(demand.TokensAtStart(1, cached, length), demand.block_tokens);
+    const int sliding = demand.num_groups() - 1;
+    int64_t blocks = sliding == 1 ? BlocksForTokens(length, demand.block_tokens) : 0;
+    blocks += BlocksForTokens(demand.TokensAtStart(sliding, cached, length), demand.block_tokens);
     blocks -= FirstBlockInWindow(cached, window, demand.block_tokens);
     ASSERT_LE(blocks, demand.BlocksOf(length));
     // Its first chunk may begin anywhere in the block that comes back from the host.
     const int computed = std::min(length - 1, cached + demand.block_tokens - 1);
-    ASSERT_GE(demand.TokensAtStart(1, cached, length), std::min(length, computed + chunk));
+    ASSERT_GE(demand.TokensAtStart(sliding, cached, length), std::min(length, computed + chunk));
   }
 }
 
-TEST(BlockDemand, OneGroupTakesABlockForEveryBlockOfTokens) {
-  for (const int window : {0, 8}) {
-    const BlockDemand demand{.block_tokens = 4, .windows = {window}, .chunk_tokens = 2};
-    EXPECT_EQ(demand.BlocksOf(401), 101);
-    EXPECT_EQ(demand.LongestIn(100), 400);
-    EXPECT_EQ(demand.TokensIn(100, 64), 400);
-    EXPECT_EQ(demand.TokensAtStart(0, 0, 401), 401);
-  }
+TEST(BlockDemand, WithoutWindowsThereIsABlockForEveryBlockOfTokens) {
+  const BlockDemand demand{.block_tokens = 4, .windows = {0}, .chunk_tokens = 2};
+  EXPECT_EQ(demand.BlocksOf(401), 101);
+  EXPECT_EQ(demand.LongestIn(100), 400);
+  EXPECT_EQ(demand.TokensIn(100, 64), 400);
+  EXPECT_EQ(demand.TokensAtStart(0, 0, 401), 401);
+}
+
+TEST(BlockDemand, WhereAllLayersSlideAWindowAndAChunkBoundIt) {
+  const BlockDemand demand{.block_tokens = 4, .windows = {8}, .chunk_tokens = 2};
+  EXPECT_EQ(demand.BlocksOf(12), 3);
+  EXPECT_EQ(demand.BlocksOf(401), 3 + 2);
+  EXPECT_EQ(demand.LongestIn(4), 16);
+  EXPECT_GT(demand.LongestIn(5), 1 << 30);
+  EXPECT_EQ(demand.TokensIn(100, 400), 100 * 400 / 5);
+  EXPECT_EQ(demand.TokensAtStart(0, 0, 401), 8 + 2);
+  EXPECT_EQ(demand.TokensAtStart(0, 100, 401), 100 + 4 + 2);
 }
 
 }  // namespace

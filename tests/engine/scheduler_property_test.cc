@@ -99,7 +99,7 @@ class World {
       return std::array<std::vector<int>, 3>{
           {{0, window}, {0, 0, window}, {0, window, window}}}[Pick(0, 2)];
     }
-    return {Chance(30) ? window : 0};
+    return {Chance(50) ? window : 0};
   }
 
   SamplingParams RandomParams() {

@@ -52,5 +52,21 @@ TEST(Capacity, StartUpPrintsIt) {
       << text;
 }
 
+// 3 layers with a window of 24 tokens, 768 bytes a token: a request of any length takes the window,
+// a step of 32 tokens and two blocks.
+TEST(Capacity, WhereAllLayersSlideAWindowIsEnough) {
+  constexpr int64_t kBlocks = (24 + 32 + 15) / 16 + 2;
+  PlanRequest request;
+  request.model.path = testing::SourceDir() + "/tests/golden/zoo/mistral-swa";
+  request.engine.step_tokens = 32;
+  request.reserve_fraction = 0;
+  request.memory_bytes = 64 << 20;
+  const Plan plan = MakePlan(request);
+  const int64_t blocks = (request.memory_bytes - plan.weights_bytes) / (16 * 768);
+  EXPECT_EQ(plan.users, blocks / kBlocks);
+  EXPECT_EQ(plan.capacity_tokens, blocks * plan.context_tokens / kBlocks);
+  EXPECT_EQ(plan.bytes_per_token_beyond_windows, 0);
+}
+
 }  // namespace
 }  // namespace palu

@@ -97,6 +97,37 @@ TEST(Simulator, TheHostTierIsUsedWhereTextsComeAgain) {
   EXPECT_LT(mean(never), 1.05 * mean(never_without));
 }
 
+TEST(Simulator, LayerGroupsHoldMoreRequestsThanOneTable) {
+  // Six groups, five of which slide: 64 requests of 600 tokens at once, on the same bytes.
+  const StepModel model{.fixed = 1e-2, .per_token = 1e-4};
+  std::vector<TraceRequest> requests;
+  for (int i = 0; i < 64; ++i) requests.push_back({i * 1e-3, 500, 100, {}});
+  EngineOptions options = Options();
+  options.max_sequences = 32;
+  options.prefix_caching = false;
+  EngineLimits one_table = Limits(150);
+  EngineLimits grouped = Limits(6 * 150);
+  grouped.group_windows = {0, 64, 64, 64, 64, 64};
+  grouped.max_chunk_tokens = options.step_tokens;
+  const SimulationResult a = Simulate(Make(requests), options, one_table, model, {});
+  const SimulationResult b = Simulate(Make(requests), options, grouped, model, {});
+  EXPECT_EQ(a.served, 64);
+  EXPECT_EQ(b.served, 64);
+  EXPECT_LE(a.most_running, 150 / 32);
+  EXPECT_GE(b.most_running, 2 * a.most_running);
+  EXPECT_LE(b.most_blocks, 900);
+  EXPECT_LT(b.seconds, 0.7 * a.seconds);
+}
+
+TEST(Simulator, TimeOutsideOfTheEngineIsPartOfTheFirstToken) {
+  const StepModel model{.fixed = 1};
+  const SimulationResult r = Simulate(Make({{5.0, 10, 3, {}}}), Options(), Limits(100), model, {},
+                                      {.before_seconds = 0.25, .after_seconds = 0.5});
+  ASSERT_EQ(r.first_token_seconds.size(), 1u);
+  EXPECT_NEAR(r.first_token_seconds[0], 0.25 + 1 + 0.5, 1e-6);
+  EXPECT_NEAR(r.inter_token_seconds[0], 1, 1e-6);
+}
+
 TEST(Simulator, PercentilesAreOfTheValuesThere) {
   EXPECT_EQ(Percentile({}, 0.5), 0);
   EXPECT_EQ(Percentile({1, 2, 3, 4}, 0.5), 2);

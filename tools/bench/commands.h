@@ -9,6 +9,9 @@ namespace palu::bench {
 // Prefill and decode speed of a checkpoint on one backend, as a table or JSON.
 void AddEngineCommand(CLI::App* app);
 
+// What steps of a checkpoint take on this machine, as a table for simulate.
+void AddCostsCommand(CLI::App* app);
+
 // Single ops beside the peaks of the same machine and run.
 void AddKernelsCommand(CLI::App* app);
 

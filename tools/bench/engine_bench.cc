@@ -59,6 +59,12 @@ void EngineBench::Append(int index, int begin, int end, int stride_blocks, StepB
   batch->rows.push_back(row);
 }
 
+void EngineBench::WriteBlocks(int blocks, StepBatch* batch) {
+  for (int32_t to = 1; to < blocks; ++to) {
+    batch->block_moves.push_back({BlockMove::Kind::kCopy, 0, to});
+  }
+}
+
 PrefillResult EngineBench::Prefill(int prompt_tokens) {
   RequireFit(1, prompt_tokens);
   std::vector<double> seconds;
@@ -93,10 +99,7 @@ DecodeResult EngineBench::Decode(int batch_size, int context_tokens, int steps) 
       Append(i, position, position + 1, BlocksOf(tokens), &batch);
     }
     if (step < 0) {
-      const int32_t blocks = batch_size * BlocksOf(tokens);
-      for (int32_t to = 1; to < blocks; ++to) {
-        batch.block_moves.push_back({BlockMove::Kind::kCopy, 0, to});
-      }
+      WriteBlocks(batch_size * BlocksOf(tokens), &batch);
       runner_.Run(batch);
       continue;
     }
@@ -111,6 +114,28 @@ DecodeResult EngineBench::Decode(int batch_size, int context_tokens, int steps) 
   const Sample& median = samples[samples.size() / 2];
   return {batch_size, context_tokens, median.seconds, total / static_cast<double>(samples.size()),
           median.phases};
+}
+
+double EngineBench::Step(const std::vector<StepPart>& parts) {
+  int longest = 0;
+  for (const StepPart& part : parts) longest = std::max(longest, part.begin + part.tokens);
+  const int sequences = static_cast<int>(parts.size());
+  RequireFit(sequences, longest);
+  std::vector<double> seconds;
+  for (int repetition = -1; repetition < repetitions_; ++repetition) {
+    StepBatch batch;
+    for (int i = 0; i < sequences; ++i) {
+      const StepPart& part = parts[i];
+      Append(i, part.begin, part.begin + part.tokens, BlocksOf(longest), &batch);
+      if (!part.draws) batch.rows.pop_back();
+    }
+    if (repetition < 0) WriteBlocks(sequences * BlocksOf(longest), &batch);
+    const auto start = std::chrono::steady_clock::now();
+    runner_.Run(batch);
+    if (repetition >= 0) seconds.push_back(SecondsSince(start));
+  }
+  std::sort(seconds.begin(), seconds.end());
+  return seconds[seconds.size() / 2];
 }
 
 }  // namespace palu::bench

@@ -23,6 +23,13 @@ struct DecodeResult {
   StepRunner::PhaseTimes phases;  // of the median step
 };
 
+// Tokens [begin, begin + tokens) of a sequence.
+struct StepPart {
+  int begin = 0;
+  int tokens = 1;
+  bool draws = true;
+};
+
 // Not thread-safe; borrows the runner. Sequences take blocks from 0 upwards; before decode steps
 // all of theirs are written once, since memory that never was is a single page of zeros on a host,
 // and always in its caches. Time and bytes moved do not depend on the values.
@@ -34,6 +41,8 @@ class EngineBench {
   PrefillResult Prefill(int prompt_tokens);
   // Each sequence decodes one greedy token a step, for `steps` steps. Throws likewise.
   DecodeResult Decode(int batch, int context_tokens, int steps);
+  // Median seconds of one step of these parts, each of a sequence of its own. Throws likewise.
+  double Step(const std::vector<StepPart>& parts);
 
  private:
   int BlocksOf(int tokens) const;
@@ -41,6 +50,7 @@ class EngineBench {
   // Appends tokens [begin, end) of sequence `index`, whose blocks start at index * stride_blocks;
   // its last token is sampled.
   void Append(int index, int begin, int end, int stride_blocks, StepBatch* batch);
+  static void WriteBlocks(int blocks, StepBatch* batch);
 
   ModelRunner& runner_;
   const int step_tokens_;

@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
   CLI::App app("Benchmarks of Palu Server");
   app.require_subcommand(1);
   palu::bench::AddEngineCommand(&app);
+  palu::bench::AddCostsCommand(&app);
   palu::bench::AddKernelsCommand(&app);
   palu::bench::AddOfflineCommand(&app);
   palu::bench::AddServeCommand(&app);

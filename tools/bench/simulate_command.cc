@@ -1,53 +1,50 @@
+#include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "engine/model/cache_shape.h"
 #include "tools/bench/commands.h"
+#include "tools/bench/model_shapes.h"
 #include "tools/bench/simulator.h"
 
 namespace palu::bench {
 namespace {
 
-struct CacheChoice {
+// One cache to compare, with what its steps take.
+struct Choice {
   std::string name;
-  double bytes_per_token = 0;
-  double context_ns = 0;  // per cached token and sequence that a step reads
+  int block_tokens = 16;
+  double block_bytes = 0;  // of any layer group
+  std::vector<int> group_windows = {0};
+  StepModel step;
+
+  double bytes_per_token() const {
+    return block_bytes * static_cast<double>(group_windows.size()) / block_tokens;
+  }
 };
 
 struct Options {
   std::string trace;
   std::vector<double> rates = {1};
   TraceScale scale;
-  std::vector<std::string> caches;
+  std::vector<std::string> caches, costs;
   double pool_gb = 16, host_gb = 0, host_gb_per_second = 50;
   double fixed_us = 4000, token_us = 20, sequence_us = 5;
+  double before_us = 0, after_us = 0;
+  double cost_factor = 1;
   int max_context = 131072;
   Objectives objectives;
   EngineOptions engine;
   int block_tokens = 16;
   bool json = false;
 };
-
-CacheChoice ParseCache(const std::string& text) {
-  const size_t first = text.find(':');
-  const size_t second = first == std::string::npos ? first : text.find(':', first + 1);
-  CacheChoice choice;
-  try {
-    if (second == std::string::npos) throw std::invalid_argument("colons");
-    choice.name = text.substr(0, first);
-    choice.bytes_per_token = std::stod(text.substr(first + 1, second - first - 1));
-    choice.context_ns = std::stod(text.substr(second + 1));
-  } catch (const std::logic_error&) {
-    throw std::invalid_argument("--cache " + text + ": expected NAME:BYTES_PER_TOKEN:NANOSECONDS");
-  }
-  if (choice.bytes_per_token <= 0 || choice.context_ns < 0) {
-    throw std::invalid_argument("--cache " + text + ": expected positive numbers");
-  }
-  return choice;
-}
 
 void AddOptions(CLI::App* app, Options* o) {
   app->add_option("--trace", o->trace, "arrivals: Azure's .csv or Mooncake's .jsonl")->required();
@@ -56,16 +53,27 @@ void AddOptions(CLI::App* app, Options* o) {
   app->add_option("--max-input", o->scale.max_input, "longer inputs of the trace are cut");
   app->add_option("--max-output", o->scale.max_output, "longer outputs of the trace are cut");
   app->add_option("--requests", o->scale.max_requests, "only the first so many; 0: all");
-  app->add_option("--cache", o->caches,
-                  "NAME:BYTES_PER_TOKEN:NANOSECONDS, the time per cached token that a sequence's "
-                  "step reads, all layers together; once for each cache to compare")
-      ->required();
+  CLI::App* caches = app->add_option_group("caches", "what is compared");
+  caches->require_option(1, 2);
+  caches->add_option("--cache", o->caches,
+                     "NAME:BYTES:NANOSECONDS, once for each cache to compare: bytes per token, or "
+                     "MODEL@FORMAT, a config.json or a name of --dummy-weights with the format of "
+                     "its cache; the time per cached token that a sequence's step reads, all "
+                     "layers together");
+  caches->add_option("--costs", o->costs,
+                     "NAME=FILE as palu-bench costs wrote it, once for each: cache and times of a "
+                     "model that was measured");
   app->add_option("--pool-gb", o->pool_gb, "memory of the KV cache, 1e9 bytes");
   app->add_option("--host-gb", o->host_gb, "memory of the host tier, 1e9 bytes");
   app->add_option("--host-gb-per-second", o->host_gb_per_second, "between device and host");
   app->add_option("--fixed-us", o->fixed_us, "time of every step: weights, launches, host");
   app->add_option("--token-us", o->token_us, "time per token of a step");
   app->add_option("--sequence-us", o->sequence_us, "time per sequence of a step");
+  app->add_option("--cost-factor", o->cost_factor,
+                  "all times of steps are multiplied by this: a machine so many times slower")
+      ->check(CLI::PositiveNumber);
+  app->add_option("--before-us", o->before_us, "from a request's being sent to the engine");
+  app->add_option("--after-us", o->after_us, "from a token's step to its reader");
   app->add_option("--max-context", o->max_context, "tokens of a request at most");
   app->add_option("--block-tokens", o->block_tokens, "tokens per cache block");
   app->add_option("--first-token-s", o->objectives.first_token_seconds,
@@ -84,15 +92,78 @@ void AddOptions(CLI::App* app, Options* o) {
   app->add_flag("--json", o->json, "print JSON");
 }
 
-EngineLimits LimitsOf(const Options& o, const CacheChoice& cache) {
-  const double block_bytes = cache.bytes_per_token * o.block_tokens;
+// A name and what follows the first such character.
+std::pair<std::string, std::string> Split(const std::string& text, char at, const char* expected) {
+  const size_t place = text.find(at);
+  if (place == std::string::npos || place == 0 || place + 1 == text.size()) {
+    throw std::invalid_argument(expected + (", found " + text));
+  }
+  return {text.substr(0, place), text.substr(place + 1)};
+}
+
+std::optional<double> ParseNumber(const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end != '\0' || !std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+// Without weights: what the layers of that config cache, densely.
+void ShapeModel(const std::string& model, const Options& options, Choice* choice) {
+  const auto [name, format] = Split(model, '@', "--cache: expected MODEL@FORMAT");
+  const DummyModel dummy = LoadShape(name);
+  const ModelConfig config = ModelConfig::Parse(dummy.config_json, dummy.name);
+  CacheOptions cache;
+  cache.block_tokens = options.block_tokens;
+  cache.format = format;
+  const std::vector<LayerSpec> specs =
+      ResolveCache(DummyPlan(dummy, config), cache, Safetensors::FromMemory(dummy.name, {}, {}));
+  const int context = std::min(options.max_context, config.max_context());
+  const CacheShape shape = ShapeCache(config, specs, cache, context, options.engine.step_tokens);
+  choice->block_bytes = static_cast<double>(shape.layout.block_bytes());
+  choice->group_windows = shape.demand.windows;
+  choice->step.layers = ShareLayers(config);
+}
+
+Choice ParseCache(const std::string& text, const Options& options) {
+  const char* expected = "--cache: expected NAME:BYTES_PER_TOKEN:NANOSECONDS";
+  const auto [name, rest] = Split(text, ':', expected);
+  const size_t last = rest.rfind(':');
+  const auto context_ns = ParseNumber(last == std::string::npos ? "" : rest.substr(last + 1));
+  if (!context_ns || *context_ns < 0) throw std::invalid_argument(expected + (", found " + text));
+  Choice choice;
+  choice.name = name;
+  choice.block_tokens = options.block_tokens;
+  const std::string bytes = rest.substr(0, last);
+  if (const auto number = ParseNumber(bytes)) {
+    choice.block_bytes = *number * options.block_tokens;
+    if (*number <= 0) throw std::invalid_argument(expected + (", found " + text));
+  } else {
+    ShapeModel(bytes, options, &choice);
+  }
+  choice.step.fixed = 1e-6 * options.fixed_us;
+  choice.step.per_token = 1e-6 * options.token_us;
+  choice.step.per_sequence = 1e-6 * options.sequence_us;
+  choice.step.per_decode_context = choice.step.per_chunk_context = 1e-9 * *context_ns;
+  return choice;
+}
+
+Choice ReadCosts(const std::string& text) {
+  const auto [name, path] = Split(text, '=', "--costs: expected NAME=FILE");
+  const MeasuredCosts costs = LoadCosts(path);
+  return {name, costs.block_tokens, costs.block_bytes, costs.group_windows, costs.step};
+}
+
+EngineLimits LimitsOf(const Options& o, const Choice& choice) {
   EngineLimits limits;
   limits.max_context_tokens = o.max_context;
-  limits.block_tokens = o.block_tokens;
-  limits.num_blocks = static_cast<int>(o.pool_gb * 1e9 / block_bytes);
-  limits.num_host_blocks = static_cast<int>(o.host_gb * 1e9 / block_bytes);
+  limits.block_tokens = choice.block_tokens;
+  limits.num_blocks = static_cast<int>(o.pool_gb * 1e9 / choice.block_bytes);
+  limits.num_host_blocks = static_cast<int>(o.host_gb * 1e9 / choice.block_bytes);
+  limits.group_windows = choice.group_windows;
+  limits.max_chunk_tokens = o.engine.step_tokens;
   limits.vocab_size = 1 << 30;
-  limits.block_copy_seconds = block_bytes / (o.host_gb_per_second * 1e9);
+  limits.block_copy_seconds = choice.block_bytes / (o.host_gb_per_second * 1e9);
   if (limits.num_blocks < 1) throw std::invalid_argument("--pool-gb: holds no block");
   return limits;
 }
@@ -102,38 +173,44 @@ double Mean(const std::vector<double>& values) {
   return values.empty() ? 0 : sum / static_cast<double>(values.size());
 }
 
-nlohmann::json ToJson(const CacheChoice& cache, double rate, const EngineLimits& limits,
+nlohmann::json ToJson(const Choice& cache, double rate, const EngineLimits& limits,
                       const SimulationResult& r) {
   const auto share = [](double part, double whole) { return whole > 0 ? part / whole : 0.0; };
-  return {{"cache", cache.name},
-          {"bytes_per_token", cache.bytes_per_token},
-          {"capacity_tokens", int64_t{limits.num_blocks} * limits.block_tokens},
-          {"rate", rate},
-          {"requests", r.requests},
-          {"served", r.served},
-          {"refused_queue", r.refused_queue},
-          {"refused_too_long", r.refused_too_long},
-          {"within_objectives", r.within_objectives},
-          {"goodput_per_second", share(r.within_objectives, r.seconds)},
-          {"output_tokens_per_second", share(static_cast<double>(r.output_tokens), r.seconds)},
-          {"seconds", r.seconds},
-          {"prompt_tokens", r.prompt_tokens},
-          {"output_tokens", r.output_tokens},
-          {"first_token_mean_s", Mean(r.first_token_seconds)},
-          {"first_token_p50_s", Percentile(r.first_token_seconds, 0.5)},
-          {"first_token_p99_s", Percentile(r.first_token_seconds, 0.99)},
-          {"inter_token_mean_s", Mean(r.inter_token_seconds)},
-          {"inter_token_p50_s", Percentile(r.inter_token_seconds, 0.5)},
-          {"inter_token_p99_s", Percentile(r.inter_token_seconds, 0.99)},
-          {"prefix_hit_tokens", r.prefix_hit_tokens},
-          {"prefix_hit_rate", share(static_cast<double>(r.prefix_hit_tokens),
-                                    static_cast<double>(r.prefix_query_tokens))},
-          {"preemptions", r.preemptions},
-          {"preemptions_swapped", r.swaps},
-          {"host_stored_blocks", r.host_stored_blocks},
-          {"host_loaded_blocks", r.host_loaded_blocks},
-          {"most_running", r.most_running},
-          {"mean_running", r.mean_running}};
+  return {
+      {"cache", cache.name},
+      {"bytes_per_token", cache.bytes_per_token()},
+      {"group_windows", cache.group_windows},
+      {"blocks", limits.num_blocks},
+      {"capacity_tokens", limits.demand().TokensIn(limits.num_blocks, limits.max_context_tokens)},
+      {"rate", rate},
+      {"requests", r.requests},
+      {"served", r.served},
+      {"refused_queue", r.refused_queue},
+      {"refused_too_long", r.refused_too_long},
+      {"within_objectives", r.within_objectives},
+      {"goodput_per_second", share(r.within_objectives, r.seconds)},
+      {"output_tokens_per_second", share(static_cast<double>(r.output_tokens), r.seconds)},
+      {"seconds", r.seconds},
+      {"prompt_tokens", r.prompt_tokens},
+      {"output_tokens", r.output_tokens},
+      {"first_token_mean_s", Mean(r.first_token_seconds)},
+      {"first_token_p50_s", Percentile(r.first_token_seconds, 0.5)},
+      {"first_token_p99_s", Percentile(r.first_token_seconds, 0.99)},
+      {"inter_token_mean_s", Mean(r.inter_token_seconds)},
+      {"inter_token_p50_s", Percentile(r.inter_token_seconds, 0.5)},
+      {"inter_token_p99_s", Percentile(r.inter_token_seconds, 0.99)},
+      {"prefix_hit_tokens", r.prefix_hit_tokens},
+      {"prefix_hit_rate",
+       share(static_cast<double>(r.prefix_hit_tokens), static_cast<double>(r.prefix_query_tokens))},
+      {"preemptions", r.preemptions},
+      {"preemptions_swapped", r.swaps},
+      {"host_stored_blocks", r.host_stored_blocks},
+      {"host_loaded_blocks", r.host_loaded_blocks},
+      {"most_blocks", r.most_blocks},
+      {"steps", r.steps},
+      {"step_mean_s", share(r.busy_seconds, static_cast<double>(r.steps))},
+      {"most_running", r.most_running},
+      {"mean_running", r.mean_running}};
 }
 
 void PrintRow(const nlohmann::json& row) {
@@ -150,8 +227,10 @@ void PrintRow(const nlohmann::json& row) {
 
 void RunCommand(const Options& options) {
   const Trace trace = LoadTrace(options.trace);
-  std::vector<CacheChoice> caches;
-  for (const std::string& text : options.caches) caches.push_back(ParseCache(text));
+  std::vector<Choice> caches;
+  for (const std::string& text : options.caches) caches.push_back(ParseCache(text, options));
+  for (const std::string& text : options.costs) caches.push_back(ReadCosts(text));
+  const FrontEnd front_end{1e-6 * options.before_us, 1e-6 * options.after_us};
   nlohmann::json rows = nlohmann::json::array();
   if (!options.json) {
     std::printf("%-14s %8s %9s %7s %8s %8s %9s %9s %9s %9s %7s %9s %7s %8s\n", "cache", "rate",
@@ -162,16 +241,12 @@ void RunCommand(const Options& options) {
     TraceScale scale = options.scale;
     scale.time = rate;
     const Trace scaled = Scale(trace, scale);
-    for (const CacheChoice& cache : caches) {
+    for (const Choice& cache : caches) {
       const EngineLimits limits = LimitsOf(options, cache);
-      StepModel model;
-      model.fixed = 1e-6 * options.fixed_us;
-      model.per_token = 1e-6 * options.token_us;
-      model.per_sequence = 1e-6 * options.sequence_us;
-      model.per_context_token = 1e-9 * cache.context_ns;
+      StepModel model = Slower(cache.step, options.cost_factor);
       model.per_block_move = limits.block_copy_seconds;
       const SimulationResult result =
-          Simulate(scaled, options.engine, limits, model, options.objectives);
+          Simulate(scaled, options.engine, limits, model, options.objectives, front_end);
       rows.push_back(ToJson(cache, rate, limits, result));
       if (!options.json) PrintRow(rows.back());
     }

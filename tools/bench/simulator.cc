@@ -45,23 +45,24 @@ std::vector<int32_t> Prompt(const Trace& trace, size_t index, int vocab_size) {
 class Simulation {
  public:
   Simulation(const Trace& trace, const EngineOptions& options, const EngineLimits& limits,
-             const StepModel& model, const Objectives& objectives)
+             const StepModel& model, const Objectives& objectives, const FrontEnd& front_end)
       : trace_(trace),
         options_(options),
         limits_(limits),
         model_(model),
         objectives_(objectives),
+        front_end_(front_end),
         scheduler_(options, limits) {}
 
   SimulationResult Run() {
     while (next_ < trace_.requests.size() || scheduler_.has_work()) {
-      if (!scheduler_.has_work()) now_ = std::max(now_, trace_.requests[next_].arrival_seconds);
+      if (!scheduler_.has_work()) now_ = std::max(now_, ArrivalOfNext());
       TakeArrivals();
       if (scheduler_.has_work()) Step();
     }
     result_.seconds = now_ - trace_.requests.front().arrival_seconds;
     result_.requests = static_cast<int>(trace_.requests.size());
-    result_.mean_running = busy_seconds_ > 0 ? running_seconds_ / busy_seconds_ : 0;
+    result_.mean_running = result_.busy_seconds > 0 ? running_seconds_ / result_.busy_seconds : 0;
     const PrefixCache::Counters counters = scheduler_.cache_counters();
     result_.host_stored_blocks = counters.stored;
     result_.host_loaded_blocks = counters.loaded;
@@ -71,9 +72,13 @@ class Simulation {
   }
 
  private:
+  // At the engine.
+  double ArrivalOfNext() const {
+    return trace_.requests[next_].arrival_seconds + front_end_.before_seconds;
+  }
+
   void TakeArrivals() {
-    for (; next_ < trace_.requests.size() && trace_.requests[next_].arrival_seconds <= now_;
-         ++next_) {
+    for (; next_ < trace_.requests.size() && ArrivalOfNext() <= now_; ++next_) {
       Request request;
       request.prompt = Prompt(trace_, next_, limits_.vocab_size);
       request.sampling.max_tokens = std::max(1, trace_.requests[next_].output_tokens);
@@ -94,15 +99,15 @@ class Simulation {
   void Step() {
     scheduler_.Schedule(At(now_), &plan_);
     if (!scheduler_.Settle(At(now_), &plan_)) return;
-    double seconds = model_.fixed;
-    StepResult out;
+    StepWork work;
     for (const Sequence* sequence : plan_.sequences) {
-      seconds += model_.per_sequence + model_.per_token * sequence->scheduled +
-                 model_.per_context_token * static_cast<double>(AttendedTokens(*sequence));
+      work.Add(model_.layers, sequence->computed, sequence->scheduled, DrawsToken(*sequence));
     }
     for (const BlockMove& move : plan_.block_moves) {
-      if (move.kind != BlockMove::Kind::kCopy) seconds += model_.per_block_move;
+      if (move.kind != BlockMove::Kind::kCopy) ++work.block_moves;
     }
+    const double seconds = model_.Seconds(work);
+    StepResult out;
     scheduler_.Advance(&plan_);
     for (const Sequence* sequence : plan_.draws) {
       OutputToken token;
@@ -125,8 +130,10 @@ class Simulation {
     result_.prefix_query_tokens += plan_.prefix_query_tokens;
     result_.prefix_hit_tokens += plan_.prefix_hit_tokens;
     result_.most_running = std::max(result_.most_running, scheduler_.num_running());
+    result_.most_blocks = std::max(result_.most_blocks, scheduler_.blocks_used());
     running_seconds_ += seconds * scheduler_.num_running();
-    busy_seconds_ += seconds;
+    result_.busy_seconds += seconds;
+    ++result_.steps;
   }
 
   void CountServed(const RequestState& request) {
@@ -135,7 +142,7 @@ class Simulation {
     };
     const RequestTiming& timing = request.timing;
     const int drawn = request.generated();
-    const double first = seconds(timing.first_token - timing.arrival);
+    const double first = seconds(timing.first_token - timing.arrival) + front_end_.after_seconds;
     const double between =
         drawn > 1 ? seconds(timing.finished - timing.first_token) / (drawn - 1) : 0;
     ++result_.served;
@@ -153,21 +160,22 @@ class Simulation {
   const EngineLimits limits_;
   const StepModel model_;
   const Objectives objectives_;
+  const FrontEnd front_end_;
   Scheduler scheduler_;
   StepPlan plan_;
   StepEvents events_;
   SimulationResult result_;
   size_t next_ = 0;  // of the trace
   int queued_ = 0;   // requests that wait for their first step
-  double now_ = 0, running_seconds_ = 0, busy_seconds_ = 0;
+  double now_ = 0, running_seconds_ = 0;
 };
 
 }  // namespace
 
 SimulationResult Simulate(const Trace& trace, const EngineOptions& options,
                           const EngineLimits& limits, const StepModel& model,
-                          const Objectives& objectives) {
-  return Simulation(trace, options, limits, model, objectives).Run();
+                          const Objectives& objectives, const FrontEnd& front_end) {
+  return Simulation(trace, options, limits, model, objectives, front_end).Run();
 }
 
 double Percentile(const std::vector<double>& ascending, double fraction) {

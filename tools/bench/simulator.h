@@ -7,24 +7,20 @@
 
 #include "config/engine_config.h"
 #include "engine/engine.h"
+#include "tools/bench/step_model.h"
 #include "tools/bench/trace.h"
 
 namespace palu::bench {
 
-// Seconds of a step, as a sum: what every step costs (reading the weights, launches, the host),
-// what each token costs (matrix products), each sequence (sampling), and each cached token that a
-// sequence attends to (reading the cache).
-struct StepModel {
-  double fixed = 0;
-  double per_token = 0;
-  double per_sequence = 0;
-  double per_context_token = 0;
-  double per_block_move = 0;  // between device and host
-};
-
 struct Objectives {
   double first_token_seconds = 2;
   double inter_token_seconds = 0.1;  // mean of a request
+};
+
+// What a request goes through outside of the engine.
+struct FrontEnd {
+  double before_seconds = 0;  // until the engine has it
+  double after_seconds = 0;   // from a token's step to its reader
 };
 
 struct SimulationResult {
@@ -38,7 +34,10 @@ struct SimulationResult {
   int64_t prefix_query_tokens = 0, prefix_hit_tokens = 0;
   int preemptions = 0, swaps = 0;
   uint64_t host_stored_blocks = 0, host_loaded_blocks = 0;
+  int64_t steps = 0;
+  double busy_seconds = 0;  // of all steps
   int most_running = 0;
+  int most_blocks = 0;                      // held by sequences at once
   double mean_running = 0;                  // over time, while there is work
   std::vector<double> first_token_seconds;  // of served requests, ascending
   std::vector<double> inter_token_seconds;  // means of served requests, ascending
@@ -48,7 +47,7 @@ struct SimulationResult {
 // the trace shares blocks here; outputs have the trace's lengths.
 SimulationResult Simulate(const Trace& trace, const EngineOptions& options,
                           const EngineLimits& limits, const StepModel& model,
-                          const Objectives& objectives);
+                          const Objectives& objectives, const FrontEnd& front_end = {});
 
 // Of ascending values; fraction in [0, 1]. 0 if there are none.
 double Percentile(const std::vector<double>& ascending, double fraction);

@@ -25,7 +25,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "simulation"))
 
-from check import Server, bench  # noqa: E402
+from check import Server, serve  # noqa: E402
 
 CONTEXT = 2048
 # Name, streams, requests per stream, prompt and output tokens, figure, larger is better, mark.
@@ -99,10 +99,9 @@ def start_ours(model, weights, streams, args):
 def drive(server, load, repeat):
     """The figure of one run, and resident bytes after it."""
     _, streams, requests, prompt, output, kind, _, _ = load
-    report = bench("serve", "--url", f"http://127.0.0.1:{server.port}", "--quiet", "--json", "-",
-                   "--ids", "10:8000", "--ignore-eos", "--concurrency", streams, "--requests",
-                   streams * requests, "--input-tokens", prompt, "--output-tokens", output,
-                   "--seed", 100 + repeat, "--pid", server.process.pid)
+    report = serve(server, "--concurrency", streams, "--requests", streams * requests,
+                   "--input-tokens", prompt, "--output-tokens", output, "--seed", 100 + repeat,
+                   "--pid", server.process.pid)
     if report["requests"]["failed"]:
         raise RuntimeError(f"{report['requests']['failed']} requests failed: {report['errors']}")
     if kind != "ttft" and report["tokens"]["completion"] != streams * requests * output:

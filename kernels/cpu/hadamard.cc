@@ -4,23 +4,6 @@
 #include "kernels/cpu/for_rows.h"
 
 namespace palu::cpu {
-namespace {
-
-// Orthonormal Walsh-Hadamard transform of x [size], size a power of two.
-void Transform(float* x, int64_t size, float factor) {
-  for (int64_t stride = 1; stride < size; stride *= 2) {
-    for (int64_t base = 0; base < size; base += 2 * stride) {
-      for (int64_t i = base; i < base + stride; ++i) {
-        const float a = x[i], b = x[i + stride];
-        x[i] = a + b;
-        x[i + stride] = a - b;
-      }
-    }
-  }
-  for (int64_t i = 0; i < size; ++i) x[i] *= factor;
-}
-
-}  // namespace
 
 void CpuBackend::Hadamard(const HadamardArgs& args) {
   const int64_t heads = args.x.dim(1), head_dim = args.x.dim(2);
@@ -30,7 +13,7 @@ void CpuBackend::Hadamard(const HadamardArgs& args) {
     for (int64_t t = begin; t < end; ++t) {
       for (int64_t h = 0; h < heads; ++h) {
         float* head = args.x.ptr<float>() + t * args.x.stride[0] + h * args.x.stride[1];
-        for (int64_t i = 0; i < head_dim; i += block) Transform(head + i, block, factor);
+        for (int64_t i = 0; i < head_dim; i += block) kernels_->hadamard(head + i, block, factor);
       }
     }
   });

@@ -212,6 +212,15 @@ struct KernelTable {
   // out[i] = act(gate[i]) * up[i].
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
   void (*gelu_tanh_mul)(const float* gate, const float* up, int64_t n, float* out);
+  // Rotates pairs (first[i], second[i]).
+  void (*rotate)(float* first, float* second, const float* cosines, const float* sines, int64_t n);
+  // Walsh-Hadamard transform times factor, in place; size is a power of two.
+  void (*hadamard)(float* x, int64_t size, float factor);
+
+  // The smallest and the largest number, n > 0; NaN counts only as the first one.
+  void (*range)(const float* x, int64_t n, float* low, float* high);
+  // Codes of numbers: (x - zero) / scale to the nearest (even) of 0 to levels; NaN becomes 0.
+  void (*encode)(const float* x, int64_t n, float zero, float scale, float levels, uint8_t* codes);
 
   // The largest number of every kSampleStretch; NaN counts as -inf.
   void (*stretch_maxima)(const float* x, int64_t n, float* out);

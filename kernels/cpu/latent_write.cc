@@ -17,12 +17,9 @@ struct Scale {
   float scale, zero;
 };
 
-Scale ChooseScale(const float* x, int rank, int levels) {
-  float low = x[0], high = x[0];
-  for (int i = 1; i < rank; ++i) {
-    low = std::min(low, x[i]);
-    high = std::max(high, x[i]);
-  }
+Scale ChooseScale(const KernelTable& kernels, const float* x, int rank, int levels) {
+  float low = 0, high = 0;
+  kernels.range(x, rank, &low, &high);
   Scale s;
   s.zero_bits = F32ToF16(ClampToF16(low));
   s.scale_bits = F32ToF16(ClampToF16((high - low) / static_cast<float>(levels)));
@@ -31,35 +28,67 @@ Scale ChooseScale(const float* x, int rank, int levels) {
   return s;
 }
 
-uint32_t Encode(float x, const Scale& s, float levels) {
-  // Written so that NaN becomes code 0.
-  const float position = s.scale > 0.0f ? (x - s.zero) / s.scale : 0.0f;
-  const float clamped = position > 0.0f ? std::min(position, levels) : 0.0f;
-  constexpr float kRoundToEven = 12582912.0f;
-  return static_cast<uint32_t>((clamped + kRoundToEven) - kRoundToEven);
+// Codes of `bits` beside each other, the first in the lowest bits.
+template <int kBits>
+void Pack(const uint8_t* codes, int bytes, uint8_t* out) {
+  constexpr int kPerByte = 8 / kBits;
+  for (int i = 0; i < bytes; ++i, codes += kPerByte) {
+    uint32_t byte = codes[0];
+    for (int c = 1; c < kPerByte; ++c) byte |= static_cast<uint32_t>(codes[c]) << (kBits * c);
+    out[i] = static_cast<uint8_t>(byte);
+  }
 }
 
-void Quantize(const float* x, const LatentSegment& segment, std::byte* codes, std::byte* scales) {
+// The two low bits and the high one, each like Pack.
+void PackPlanes(const uint8_t* codes, int count, uint8_t* low, uint8_t* high) {
+  for (int i = 0; i < count; i += 8, codes += 8) {
+    uint32_t twos = 0, ones = 0;
+    for (int c = 0; c < 8; ++c) {
+      twos |= (codes[c] & 3u) << (2 * c);
+      ones |= static_cast<uint32_t>(codes[c] >> 2) << c;
+    }
+    low[i / 4] = static_cast<uint8_t>(twos);
+    low[i / 4 + 1] = static_cast<uint8_t>(twos >> 8);
+    high[i / 8] = static_cast<uint8_t>(ones);
+  }
+}
+
+void Quantize(const KernelTable& kernels, const float* x, const LatentSegment& segment,
+              std::byte* codes, std::byte* scales) {
+  constexpr int kChunk = 256;
   const int rank = segment.rank, bits = Bits(segment.format), levels = (1 << bits) - 1;
-  const Scale s = ChooseScale(x, rank, levels);
+  const Scale s = ChooseScale(kernels, x, rank, levels);
   std::memcpy(scales, &s.scale_bits, 2);
   std::memcpy(scales + 2, &s.zero_bits, 2);
   auto* out = reinterpret_cast<uint8_t*>(codes);
   uint8_t* high_plane = out + RoundUp(rank, kCodeGranularity) / 4;
   std::memset(out, 0, segment.row_bytes);
-  for (int i = 0; i < rank; ++i) {
-    const uint32_t code = Encode(x[i], s, static_cast<float>(levels));
-    if (bits == 3) {
-      out[i / 4] |= static_cast<uint8_t>((code & 3u) << (2 * (i % 4)));
-      high_plane[i / 8] |= static_cast<uint8_t>((code >> 2) << (i % 8));
-    } else {
-      const int per_byte = 8 / bits;
-      out[i / per_byte] |= static_cast<uint8_t>(code << (bits * (i % per_byte)));
+  // Written so that a scale of NaN gives code 0, too.
+  if (!(s.scale > 0.0f)) return;
+  for (int first = 0; first < rank; first += kChunk) {
+    uint8_t chunk[kChunk];
+    const int count = std::min(kChunk, rank - first), padded = static_cast<int>(RoundUp(count, 8));
+    kernels.encode(x + first, count, s.zero, s.scale, static_cast<float>(levels), chunk);
+    std::fill(chunk + count, chunk + padded, uint8_t{0});
+    uint8_t* to = out + first * bits / 8;
+    switch (bits) {
+      case 8:
+        std::memcpy(to, chunk, static_cast<size_t>(count));
+        break;
+      case 4:
+        Pack<4>(chunk, (count + 1) / 2, to);
+        break;
+      case 3:
+        PackPlanes(chunk, padded, out + first / 4, high_plane + first / 8);
+        break;
+      default:
+        Pack<2>(chunk, (count + 3) / 4, to);
     }
   }
 }
 
-void StoreRow(const float* x, const LatentSegment& segment, std::byte* codes, std::byte* scales) {
+void StoreRow(const KernelTable& kernels, const float* x, const LatentSegment& segment,
+              std::byte* codes, std::byte* scales) {
   switch (segment.format) {
     case LatentFormat::kF32:
       std::memcpy(codes, x, segment.rank * sizeof(float));
@@ -81,7 +110,7 @@ void StoreRow(const float* x, const LatentSegment& segment, std::byte* codes, st
       std::memset(codes + segment.rank, 0, segment.row_bytes - segment.rank);
       return;
     default:
-      Quantize(x, segment, codes, scales);
+      Quantize(kernels, x, segment, codes, scales);
   }
 }
 
@@ -98,7 +127,7 @@ void CpuBackend::LatentWrite(const LatentWriteArgs& args) {
       const int64_t offset = slots[t] % pool.block_size;
       const float* x = args.x.ptr<float>() + t * args.x.stride[0];
       for (const LatentSegment& segment : args.projection.groups) {
-        StoreRow(x, segment, block + segment.codes_offset + offset * segment.row_bytes,
+        StoreRow(*kernels_, x, segment, block + segment.codes_offset + offset * segment.row_bytes,
                  block + segment.scales_offset + offset * kScaleBytes);
         x += segment.rank;
       }

@@ -14,12 +14,7 @@ void CpuBackend::Rope(const RopeArgs& args) {
       const float* sines = cosines + half;
       for (int64_t h = 0; h < heads; ++h) {
         float* first = args.x.ptr<float>() + t * args.x.stride[0] + h * args.x.stride[1];
-        float* second = first + half;
-        for (int64_t i = 0; i < half; ++i) {
-          const float x = first[i], y = second[i];
-          first[i] = x * cosines[i] - y * sines[i];
-          second[i] = y * cosines[i] + x * sines[i];
-        }
+        kernels_->rotate(first, first + half, cosines, sines, half);
       }
     }
   });

@@ -69,6 +69,14 @@ static inline float ReduceMax(Vec v) {
   return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
 }
 
+// Neighbours kStride lanes apart change places.
+template <int kStride>
+static inline Vec Exchange(Vec v) {
+  if constexpr (kStride == 1) return _mm256_permute_ps(v, 0xb1);
+  if constexpr (kStride == 2) return _mm256_permute_ps(v, 0x4e);
+  return _mm256_permute2f128_ps(v, v, 1);
+}
+
 // Sums of many vectors, in double.
 struct Doubles {
   __m256d low, high;

@@ -72,6 +72,15 @@ static inline void ReduceAdd4(Vec a, Vec b, Vec c, Vec d, float* sums) {
 static inline float ReduceAdd(Vec v) { return _mm512_reduce_add_ps(v); }
 static inline float ReduceMax(Vec v) { return _mm512_reduce_max_ps(v); }
 
+// Neighbours kStride lanes apart change places.
+template <int kStride>
+static inline Vec Exchange(Vec v) {
+  if constexpr (kStride == 1) return _mm512_permute_ps(v, 0xb1);
+  if constexpr (kStride == 2) return _mm512_permute_ps(v, 0x4e);
+  if constexpr (kStride == 4) return _mm512_shuffle_f32x4(v, v, 0xb1);
+  return _mm512_shuffle_f32x4(v, v, 0x4e);
+}
+
 // Sums of many vectors, in double.
 struct Doubles {
   __m512d low, high;

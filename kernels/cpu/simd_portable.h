@@ -73,6 +73,12 @@ static inline float ReduceMax(Vec v) {
   return a > b ? a : b;
 }
 
+// Neighbours kStride lanes apart change places.
+template <int kStride>
+static inline Vec Exchange(Vec v) {
+  return kStride == 1 ? Vec{v[1], v[0], v[3], v[2]} : Vec{v[2], v[3], v[0], v[1]};
+}
+
 // Sums of many vectors, in double.
 typedef double DoublePair __attribute__((vector_size(16)));
 struct Doubles {

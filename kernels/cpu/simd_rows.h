@@ -87,6 +87,108 @@ static void GeluTanhMul(const float* gate, const float* up, int64_t n, float* ou
   ActivationMul<GeluTanh>(gate, up, n, out);
 }
 
+static void Rotate(float* first, float* second, const float* cosines, const float* sines,
+                   int64_t n) {
+  const auto turned = [](Vec x, Vec y, Vec c, Vec s) { return Sub(Mul(x, c), Mul(y, s)); };
+  const auto other = [](Vec x, Vec y, Vec c, Vec s) { return Add(Mul(y, c), Mul(x, s)); };
+  ForVectors(
+      n,
+      [&](int64_t i) {
+        const Vec x = Load(first + i), y = Load(second + i);
+        const Vec c = Load(cosines + i), s = Load(sines + i);
+        Store(first + i, turned(x, y, c, s));
+        Store(second + i, other(x, y, c, s));
+      },
+      [&](int64_t i, int64_t left) {
+        const Vec x = LoadPartial(first + i, left), y = LoadPartial(second + i, left);
+        const Vec c = LoadPartial(cosines + i, left), s = LoadPartial(sines + i, left);
+        StorePartial(first + i, turned(x, y, c, s), left);
+        StorePartial(second + i, other(x, y, c, s), left);
+      });
+}
+
+// Sums and differences of lanes kStride apart: what is exchanged, plus or minus what is there.
+template <int kStride>
+static inline Vec Butterfly(Vec v) {
+  float signs[kLanes];
+  for (int i = 0; i < kLanes; ++i) signs[i] = (i & kStride) == 0 ? 1.0f : -1.0f;
+  return Add(Exchange<kStride>(v), Mul(v, Load(signs)));
+}
+
+static void Hadamard(float* x, int64_t size, float factor) {
+  if (size < kLanes) {
+    for (int64_t stride = 1; stride < size; stride *= 2) {
+      for (int64_t i = 0; i < size; ++i) {
+        if ((i & stride) != 0) continue;
+        const float a = x[i], b = x[i + stride];
+        x[i] = a + b;
+        x[i + stride] = a - b;
+      }
+    }
+    for (int64_t i = 0; i < size; ++i) x[i] *= factor;
+    return;
+  }
+  for (int64_t i = 0; i < size; i += kLanes) {
+    Vec v = Butterfly<2>(Butterfly<1>(Load(x + i)));
+    if constexpr (kLanes > 4) v = Butterfly<4>(v);
+    if constexpr (kLanes > 8) v = Butterfly<8>(v);
+    Store(x + i, v);
+  }
+  for (int64_t stride = kLanes; stride < size; stride *= 2) {
+    for (int64_t base = 0; base < size; base += 2 * stride) {
+      for (int64_t i = base; i < base + stride; i += kLanes) {
+        const Vec a = Load(x + i), b = Load(x + i + stride);
+        Store(x + i, Add(a, b));
+        Store(x + i + stride, Sub(a, b));
+      }
+    }
+  }
+  Scale(x, size, factor);
+}
+
+static void Range(const float* x, int64_t n, float* low, float* high) {
+  // A comparison with NaN takes the second operand.
+  Vec least = Set1(x[0]), most = Set1(x[0]);
+  float rest_low = x[0], rest_high = x[0];
+  ForVectors(
+      n,
+      [&](int64_t i) {
+        least = Min(Load(x + i), least);
+        most = Max(Load(x + i), most);
+      },
+      [&](int64_t i, int64_t left) {
+        for (int64_t j = i; j < i + left; ++j) {
+          rest_low = x[j] < rest_low ? x[j] : rest_low;
+          rest_high = x[j] > rest_high ? x[j] : rest_high;
+        }
+      });
+  float lows[kLanes], highs[kLanes];
+  Store(lows, least);
+  Store(highs, most);
+  for (int j = 0; j < kLanes; ++j) {
+    rest_low = lows[j] < rest_low ? lows[j] : rest_low;
+    rest_high = highs[j] > rest_high ? highs[j] : rest_high;
+  }
+  *low = rest_low;
+  *high = rest_high;
+}
+
+static void Encode(const float* x, int64_t n, float zero, float scale, float levels,
+                   uint8_t* codes) {
+  const Vec origin = Set1(zero), unit = Set1(scale), most = Set1(levels);
+  float rounded[kLanes];
+  const auto encode = [&](int64_t i, Vec v, int64_t count) {
+    // A comparison with NaN takes the second operand.
+    Store(rounded, Round(Min(Max(Div(Sub(v, origin), unit), Zero()), most)));
+    for (int64_t j = 0; j < count; ++j) {
+      codes[i + j] = static_cast<uint8_t>(static_cast<int32_t>(rounded[j]));
+    }
+  };
+  ForVectors(
+      n, [&](int64_t i) { encode(i, Load(x + i), kLanes); },
+      [&](int64_t i, int64_t left) { encode(i, LoadPartial(x + i, left), left); });
+}
+
 static inline float LargestOf(const float* x, int64_t n) {
   Vec all = Set1(-__builtin_inff());
   float largest = -__builtin_inff();

@@ -113,7 +113,7 @@ def what_is_simulated_is_what_happens():
                                        "palu-bench")):
         raise Skip("palu-bench is not there")
     for _ in range(3):
-        result = check_simulation.run(MODEL, [0.6], 1024, requests=40)[0]
+        result = check_simulation.run(MODEL, [0.6], 1024, requests=30, repetitions=3)[0]
         rows = {name: (measured, told) for name, (measured, _, told) in result["rows"].items()}
         for name in ("served", "prompt tokens", "output tokens"):
             equal(rows[name][0], rows[name][1], f"{name} of {result}")

@@ -94,10 +94,11 @@ class Counted:
         self.rise = {name: after[name] - self.before[name] for name in after}
 
 
-def measure_costs(model, path, step_tokens, max_sequences, context):
+def measure_costs(model, path, repetitions):
     """Writes the table of palu-bench costs; the table, and what was printed beside it."""
-    text = palu_bench("costs", "--model", model, "--threads", 1, "--step-tokens", step_tokens,
-                      "--max-sequences", max_sequences, "--max-context", context, "--out", path)
+    text = palu_bench("costs", "--model", model, "--threads", 1, "--step-tokens", STEP_TOKENS,
+                      "--max-sequences", MAX_SEQUENCES, "--max-context", CONTEXT, "--repetitions",
+                      repetitions, "--out", path)
     with open(path, encoding="utf-8") as file:
         return json.load(file), text
 
@@ -113,7 +114,7 @@ def probe(model, pool_bytes):
     """Requests a second in a closed loop, and the seconds of a request outside of the engine."""
     server = start(model, pool_bytes)
     try:
-        report = serve(server, "--concurrency", MAX_SEQUENCES, "--requests", 4 * MAX_SEQUENCES,
+        report = serve(server, "--concurrency", MAX_SEQUENCES, "--requests", 2 * MAX_SEQUENCES,
                        "--input-tokens", 200, "--output-tokens", 35, "--seed", 77)
         with Counted(server) as alone:
             single = serve(server, "--concurrency", 1, "--requests", 15, "--input-tokens", 64,
@@ -211,13 +212,14 @@ def arrival_seconds(trace, requests):
         return json.loads(file.read().splitlines()[requests - 1])["timestamp"] / 1e3
 
 
-def run(model, loads, pool_tokens, requests, trace=None, tokens=0.125, verbose=False):
+def run(model, loads, pool_tokens, requests, trace=None, tokens=0.125, repetitions=9,
+        verbose=False):
     with tempfile.TemporaryDirectory(prefix="palu-simulation-") as folder:
         if trace is None:
             trace = os.path.join(folder, "trace.jsonl")
             make_trace(trace, requests)
         costs_path = os.path.join(folder, "costs.json")
-        costs, text = measure_costs(model, costs_path, STEP_TOKENS, MAX_SEQUENCES, CONTEXT)
+        costs, text = measure_costs(model, costs_path, repetitions)
         pool_bytes = int(pool_tokens // costs["block_tokens"] * costs["block_bytes"])
         most, outside = probe(model, pool_bytes)
         if verbose:

@@ -27,10 +27,8 @@ constexpr int64_t RoundUp(int64_t n, int64_t multiple) {
 }
 
 // out[r][n] = x[r] . weight[n] (+ bias[n]) (+ out[r][n] when accumulate). The sum over depth is
-// taken in the same order for every row, whatever the number of rows.
-struct MatmulBlock {
-  const float* x = nullptr;  // [rows, depth]
-  int64_t x_stride = 0;
+// taken in the same order for every row, whatever the number of rows and wherever x lies.
+struct ProductBlock {
   int64_t rows = 0;
   const void* weight = nullptr;  // [cols, depth] f32, bf16 or f16
   int64_t weight_stride = 0;
@@ -40,26 +38,21 @@ struct MatmulBlock {
   float* out = nullptr;         // [rows, cols]
   int64_t out_stride = 0;
   bool accumulate = false;
+};
+
+struct MatmulBlock : ProductBlock {
+  const float* x = nullptr;  // [rows, depth]
+  int64_t x_stride = 0;
   float* panel = nullptr;  // scratch [kPanelCols, depth], or null to convert per row
 };
 
 // The most columns of weights that a packed product works on at a time.
 inline constexpr int kMaxTileCols = 32;
 
-// As MatmulBlock, bit for bit, with rows that pack_tile has laid out; pays from some tens of rows
-// on.
-struct PackedMatmulBlock {
+// With rows that pack_tile has laid out; pays from some tens of rows on.
+struct PackedMatmulBlock : ProductBlock {
   const float* packed = nullptr;  // [rows / tile_rows (rounded up)][PackedTileFloats]
-  int64_t rows = 0;
-  const void* weight = nullptr;  // [cols, depth] f32, bf16 or f16
-  int64_t weight_stride = 0;
-  int64_t cols = 0;
-  int64_t depth = 0;
-  const float* bias = nullptr;  // [cols] or null
-  float* out = nullptr;         // [rows, cols]
-  int64_t out_stride = 0;
-  bool accumulate = false;
-  float* panel = nullptr;  // scratch [PanelFloats(depth)]
+  float* panel = nullptr;         // scratch [PanelFloats(depth)]
 };
 constexpr int64_t PackedTileFloats(int tile_rows, int64_t depth) {
   return tile_rows * RoundUp(depth, kVectorPad);

@@ -47,8 +47,7 @@ void SetOutput(const KernelTable& kernels, const MatmulArgs& args, int64_t first
   block->accumulate = args.accumulate;
 }
 
-template <typename Block>
-void SetWeight(const Tensor& weight, int64_t first_col, Block* block) {
+void SetWeight(const Tensor& weight, int64_t first_col, ProductBlock* block) {
   block->weight = weight.ptr<char>() +
                   first_col * weight.stride[0] * static_cast<int64_t>(SizeOf(weight.dtype));
   block->weight_stride = weight.stride[0];

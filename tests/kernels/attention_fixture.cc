@@ -96,7 +96,7 @@ AttentionProblem::Side AttentionProblem::MakeSide(const ProjectionCase& projecti
 std::vector<double> AttentionProblem::ByteFactor(int64_t rows, int64_t rank) {
   std::vector<double> factor(static_cast<size_t>(rows * rank));
   for (int64_t r = 0; r < rows; ++r) {
-    const double scale = std::ldexp(1.0, random_.Integer(-9, -6));
+    const double scale = std::ldexp(1.0, random_.Integer(-11, -8));
     for (int64_t i = 0; i < rank; ++i) factor[r * rank + i] = random_.Integer(-127, 127) * scale;
     factor[r * rank + random_.Integer(0, static_cast<int>(rank) - 1)] = 127 * scale;
   }

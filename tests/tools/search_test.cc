@@ -171,7 +171,8 @@ TEST(ResponseCurve, GoesThroughWhatWasMeasured) {
   EXPECT_DOUBLE_EQ(curve(0.5), 0.5);
   curve.Add(1.0, 2.0);
   curve.Add(4.0, 4.0);
-  curve.Add(0.0, 1.0);  // says nothing
+  curve.Add(0.0, 1.0);    // says nothing
+  curve.Add(1e-20, 0.3);  // rounding: the cut of ranks that are free, beside a coarse format
   EXPECT_DOUBLE_EQ(curve(1.0), 2.0);
   EXPECT_DOUBLE_EQ(curve(4.0), 4.0);
   EXPECT_NEAR(curve(2.0), 2.0 * std::sqrt(2.0), 1e-12);

@@ -6,14 +6,14 @@
 namespace palu {
 namespace {
 
-// Measured divergences below this are rounding.
-constexpr double kLeastMeasured = 1e-9;
+// Divergences below this are rounding: their ratio says nothing of other cuts.
+constexpr double kLeast = 1e-7;
 
 }  // namespace
 
 void ResponseCurve::Add(double predicted, double measured) {
-  if (!(predicted > 0)) return;
-  const Point point{std::log(predicted), std::log(std::max(measured, kLeastMeasured) / predicted)};
+  if (!(predicted > kLeast)) return;
+  const Point point{std::log(predicted), std::log(std::max(measured, kLeast) / predicted)};
   const auto after = std::find_if(points_.begin(), points_.end(), [&](const Point& p) {
     return p.log_predicted >= point.log_predicted;
   });
@@ -25,7 +25,7 @@ void ResponseCurve::Add(double predicted, double measured) {
 }
 
 double ResponseCurve::operator()(double predicted) const {
-  if (!(predicted > 0)) return 0;
+  if (!(predicted > kLeast)) return std::max(predicted, 0.0);
   if (points_.empty()) return predicted;
   const double at = std::log(predicted);
   const auto after = std::find_if(points_.begin(), points_.end(),

@@ -2,6 +2,8 @@
 // Lane (g, q) = (lane / 4, lane % 4) throughout.
 #pragma once
 
+#include <cuda_fp8.h>
+
 #include "kernels/cuda/mma.cuh"
 #include "kernels/latent_format.h"
 
@@ -14,8 +16,52 @@ __device__ constexpr int NumberInPair(bool quantized, int pair, int element) {
   return quantized ? pair + 4 * element : 2 * pair + element;
 }
 
-// How cached numbers are held: as bf16, as 4-bit codes, or as codes of a width known at run time.
-enum class Numbers { kBF16, kFour, kCodes };
+// How cached numbers are held: as bf16, as 4-bit codes, as codes of a width known at run time, or
+// as fp8.
+enum class Numbers { kBF16, kFour, kCodes, kFp8 };
+
+// Whether they have a scale and a zero per token.
+__device__ constexpr bool IsScaled(Numbers numbers) {
+  return numbers == Numbers::kFour || numbers == Numbers::kCodes;
+}
+
+// Products of keys take bf16 rows as they are. f16 holds fp8 and codes exactly.
+__device__ constexpr bool TakesF16(Numbers numbers) { return numbers != Numbers::kBF16; }
+
+template <bool kF16>
+__device__ inline uint32_t Pack(float low, float high) {
+  return kF16 ? PackF16(low, high) : PackBF16(low, high);
+}
+
+// c = a b, or c += a b; `first` is known when compiling.
+template <bool kF16>
+__device__ inline void Mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                           bool first) {
+  if (first) {
+    if constexpr (kF16) {
+      FirstMmaF16(c, a, b0, b1);
+    } else {
+      FirstMmaBF16(c, a, b0, b1);
+    }
+  } else if constexpr (kF16) {
+    MmaF16(c, a, b0, b1);
+  } else {
+    MmaBF16(c, a, b0, b1);
+  }
+}
+
+// The low two bytes, fp8 numbers, as f16.
+__device__ inline uint32_t Fp8Pair(uint32_t bytes) {
+  const __half2 pair =
+      __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(bytes), __NV_E4M3);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// Eight numbers in fp8 as pairs of f16.
+__device__ inline uint4 Fp8Pairs(const uint8_t* numbers) {
+  const uint2 eight = *reinterpret_cast<const uint2*>(numbers);
+  return {Fp8Pair(eight.x), Fp8Pair(eight.x >> 16), Fp8Pair(eight.y), Fp8Pair(eight.y >> 16)};
+}
 
 // Spreads eight 2- or 3-bit codes from number `first` on over eight nibbles.
 template <int kBits>
@@ -175,6 +221,36 @@ __device__ inline void AddCodes(float (&acc)[kTiles][4], int tiles,
             CodePair<kBits>(c0, c1, 2 * half), CodePair<kBits>(c0, c1, 2 * half + 1),
             CodePair<kBits>(c2, c3, 2 * half), CodePair<kBits>(c2, c3, 2 * half + 1)};
         MmaBF16(acc[2 * unit + half], a, values.b0[n], values.b1[n]);
+      }
+    }
+  }
+}
+
+// Tiles as in AddCodes, but in f16, and so the weights: one instruction turns two fp8 numbers into
+// f16, none into bf16.
+template <int kTiles, int kUnits>
+__device__ inline void AddValuesFp8(float (&acc)[kTiles][4], int tiles,
+                                    const WeighedRows<kUnits>& values, int stride, int lane) {
+  const int g = lane / 4;
+  const int first = lane % 4 * 2 * stride;
+#pragma unroll
+  for (int unit = 0; unit < kTiles / 2; ++unit) {
+    if (2 * unit >= tiles) break;
+#pragma unroll
+    for (int n = 0; n < kUnits; ++n) {
+      const uint8_t* row = values.rows[n] + first;
+      const uint32_t c0 = FourCodes<8>(row, unit, g, 0);
+      const uint32_t c1 = FourCodes<8>(row + stride, unit, g, 0);
+      const uint32_t c2 = FourCodes<8>(row + 8 * stride, unit, g, 0);
+      const uint32_t c3 = FourCodes<8>(row + 9 * stride, unit, g, 0);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const auto pair = [](uint32_t first, uint32_t second, int j) {
+          return Fp8Pair(__byte_perm(first, second, j | (4 + j) << 4));
+        };
+        const uint32_t a[4] = {pair(c0, c1, 2 * half), pair(c0, c1, 2 * half + 1),
+                               pair(c2, c3, 2 * half), pair(c2, c3, 2 * half + 1)};
+        MmaF16(acc[2 * unit + half], a, values.b0[n], values.b1[n]);
       }
     }
   }

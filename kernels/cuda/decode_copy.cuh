@@ -96,7 +96,7 @@ class AngleWriter {
 // whose rows lie in the stage as in the page go by one bulk copy each, the others in chunks of
 // sixteen bytes, a warp per plane. Rows past the end become zeros: they may hold anything, and
 // 0 * NaN is not 0.
-template <bool kQuantized>
+template <bool kScaled>
 class StageCopier {
  public:
   __device__ StageCopier(const AttentionParams& p, const DecodeLayout& layout, int thread,
@@ -165,7 +165,7 @@ class StageCopier {
   };
 
   __device__ static bool Line(const SideLayout& side) {
-    return kQuantized || side.stride == side.row_bytes;
+    return kScaled || side.stride == side.row_bytes;
   }
 
   // The plane that this thread copies in bulk, if any.
@@ -186,7 +186,7 @@ class StageCopier {
     const SegmentView* values = p_.value.groups + scope_.value_group;
     take(layout_.key, keys, scope_.keys, false);
     take(layout_.value, values, scope_.values, false);
-    if constexpr (kQuantized) {
+    if constexpr (kScaled) {
       take(layout_.key, keys, scope_.keys, true);
       take(layout_.value, values, scope_.values, true);
     }
@@ -231,7 +231,7 @@ class StageCopier {
                       row < rows ? from + i * 16 : from, row < rows ? 16 : 0);
         }
       }
-      if constexpr (kQuantized) {
+      if constexpr (kScaled) {
         CopyLine(to + side.scales + piece.at * kScaleBytes,
                  block + segments[group].scales_offset + piece.offset * kScaleBytes,
                  piece_ * kScaleBytes, rows * kScaleBytes);

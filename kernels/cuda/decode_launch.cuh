@@ -27,6 +27,7 @@ int SplitsFor(const Context& context, const AttentionParams& p, int chunks, int 
 bool LaunchDecodeBF16(Context& context, AttentionParams& p);
 bool LaunchDecodeFour(Context& context, AttentionParams& p);
 bool LaunchDecodeCodes(Context& context, AttentionParams& p);
+bool LaunchDecodeFp8(Context& context, AttentionParams& p);
 bool LaunchDecodeDims(Context& context, AttentionParams& p);
 
 template <typename Shape>

@@ -23,7 +23,7 @@ struct HeadView {
   float scale;                 // turns scores into exponents of 2
   int stride;                  // bytes between staged rows
   LatentFormat format;
-  int high_offset;  // as in SegmentView
+  int rank, high_offset;  // as in SegmentView
 
   __device__ const uint8_t* FactorRow(int row) const {
     return static_cast<const uint8_t*>(segment->up) + (first_row + row) * segment->up_stride * 2;
@@ -48,40 +48,20 @@ __device__ inline float2 FactorPair(bool bf16_factor, uint32_t word) {
   return __half22float2(*reinterpret_cast<const __half2*>(&word));
 }
 
-template <bool kF16>
-__device__ inline uint32_t Pack(float low, float high) {
-  return kF16 ? PackF16(low, high) : PackBF16(low, high);
-}
-
 // Two bf16 numbers, scaled.
 template <bool kF16>
 __device__ inline uint32_t ScaledPair(uint32_t pair, float scale) {
   return Pack<kF16>(LowBF16(pair) * scale, HighBF16(pair) * scale);
 }
 
-// c = a b, or c += a b; `first` is known when compiling.
-template <bool kF16>
-__device__ inline void Mma(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
-                           bool first) {
-  if (first) {
-    if constexpr (kF16) {
-      FirstMmaF16(c, a, b0, b1);
-    } else {
-      FirstMmaBF16(c, a, b0, b1);
-    }
-  } else if constexpr (kF16) {
-    MmaF16(c, a, b0, b1);
-  } else {
-    MmaBF16(c, a, b0, b1);
-  }
-}
-
 // Eight numbers of one token's key row from `first` on as pairs (see NumberInPair); codes when
-// quantized.
-template <Numbers kNumbers>
+// quantized. kMayEnd: the row may end before; what lies behind it can be no number, as bits of fp8.
+template <Numbers kNumbers, bool kMayEnd = true>
 __device__ inline uint4 LoadKeyPairs(const HeadView& head, const uint8_t* row, int first) {
-  if constexpr (kNumbers != Numbers::kBF16) {
+  if constexpr (IsScaled(kNumbers)) {
     return LoadCodePairs<kNumbers == Numbers::kFour>(row, first, head.format, head.high_offset);
+  } else if constexpr (kNumbers == Numbers::kFp8) {
+    return !kMayEnd || first < head.rank ? Fp8Pairs(row + first) : uint4{};
   } else {
     return *reinterpret_cast<const uint4*>(row + first * 2);
   }
@@ -94,7 +74,8 @@ __device__ inline uint4 LoadKeyPairs(const HeadView& head, const uint8_t* row, i
 template <int kHeadDim, int kBlocks, Numbers kNumbers>
 class FoldedScorer {
  public:
-  static constexpr bool kQuantized = kNumbers != Numbers::kBF16;
+  static constexpr bool kScaled = IsScaled(kNumbers);
+  static constexpr bool kF16 = TakesF16(kNumbers);
   static constexpr bool kByRows = true;
   static constexpr bool kInRegisters = kBlocks == 1 && kHeadDim <= 128;
   static constexpr int kSteps = kHeadDim / 16;
@@ -190,19 +171,19 @@ class FoldedScorer {
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const uint32_t a[4] = {Pack<kQuantized>(c[2 * i][0], c[2 * i][1]),
-                               Pack<kQuantized>(c[2 * i][2], c[2 * i][3]),
-                               Pack<kQuantized>(c[2 * i + 1][0], c[2 * i + 1][1]),
-                               Pack<kQuantized>(c[2 * i + 1][2], c[2 * i + 1][3])};
+        const uint32_t a[4] = {Pack<kF16>(c[2 * i][0], c[2 * i][1]),
+                               Pack<kF16>(c[2 * i][2], c[2 * i][3]),
+                               Pack<kF16>(c[2 * i + 1][0], c[2 * i + 1][1]),
+                               Pack<kF16>(c[2 * i + 1][2], c[2 * i + 1][3])};
         const bool start = b == 0 && i == 0;
-        Mma<kQuantized>(low, a, i == 0 ? first.x : first.z, i == 0 ? first.y : first.w, start);
-        Mma<kQuantized>(high, a, i == 0 ? second.x : second.z, i == 0 ? second.y : second.w, start);
-        if constexpr (kQuantized) Mma<true>(sums, a, 0x3c003c00u, 0x3c003c00u, start);
+        Mma<kF16>(low, a, i == 0 ? first.x : first.z, i == 0 ? first.y : first.w, start);
+        Mma<kF16>(high, a, i == 0 ? second.x : second.z, i == 0 ? second.y : second.w, start);
+        if constexpr (kScaled) Mma<true>(sums, a, 0x3c003c00u, 0x3c003c00u, start);
       }
     }
     score[0] = g % 2 == 0 ? low[0] : low[1];
     score[2] = g % 2 == 0 ? high[2] : high[3];
-    if constexpr (kQuantized) {
+    if constexpr (kScaled) {
       const float2 one = __half22float2(unit.scales[g]);
       const float2 two = __half22float2(unit.scales[g + 8]);
       score[0] = one.x * score[0] + one.y * sums[0];
@@ -221,7 +202,7 @@ class FoldedScorer {
   // the pairs of its eight.
   __device__ static uint4 LoadQuad(const HeadView& head, int b, int f, int g) {
     const auto pick = [g](uint4 u, uint32_t* first, uint32_t* second) {
-      if constexpr (kQuantized) {
+      if constexpr (kScaled) {
         *first = g % 2 == 0 ? u.x : u.z;
         *second = g % 2 == 0 ? u.y : u.w;
       } else {
@@ -267,7 +248,8 @@ __device__ inline void Rotate(uint32_t x1, uint32_t x2, uint32_t cosine, uint32_
 template <int kHeadDim, int kBlocks, Numbers kNumbers>
 class RebuildScorer {
  public:
-  static constexpr bool kQuantized = kNumbers != Numbers::kBF16;
+  static constexpr bool kScaled = IsScaled(kNumbers);
+  static constexpr bool kF16 = TakesF16(kNumbers);
   static constexpr bool kByRows = false;
   static constexpr bool kInRegisters = kBlocks == 1 && kHeadDim <= 128;
   static constexpr int kPairs = kHeadDim / 16;  // of tiles
@@ -353,13 +335,13 @@ class RebuildScorer {
  private:
   // Eight numbers of a factor row as right operands.
   __device__ static uint4 PairsOf(const uint4& words, bool bf16_factor) {
-    if (!kQuantized && bf16_factor) return words;
+    if (!kScaled && bf16_factor != kF16) return words;
     const float2 a = FactorPair(bf16_factor, words.x), b = FactorPair(bf16_factor, words.y);
     const float2 c = FactorPair(bf16_factor, words.z), d = FactorPair(bf16_factor, words.w);
-    if constexpr (kQuantized) {
+    if constexpr (kScaled) {
       return {PackF16(a.x, c.x), PackF16(a.y, c.y), PackF16(b.x, d.x), PackF16(b.y, d.y)};
     }
-    return {PackBF16(a.x, a.y), PackBF16(b.x, b.y), PackBF16(c.x, c.y), PackBF16(d.x, d.y)};
+    return {Pack<kF16>(a.x, a.y), Pack<kF16>(b.x, b.y), Pack<kF16>(c.x, c.y), Pack<kF16>(d.x, d.y)};
   }
 
   __device__ static constexpr int Frequency(int j, int q) { return j / 4 * 32 + 8 * q + j % 4 * 2; }
@@ -377,7 +359,7 @@ class RebuildScorer {
       const int first = 32 * b + lane % 4 * 8;
       uint4 low = LoadKeyPairs<kNumbers>(head, row, first);
       uint4 high = LoadKeyPairs<kNumbers>(head, row + 8 * head.stride, first);
-      if constexpr (kQuantized) {
+      if constexpr (kScaled) {
         low = ScalePairs(low, unit.scales[g]);
         high = ScalePairs(high, unit.scales[g + 8]);
       }
@@ -395,8 +377,8 @@ class RebuildScorer {
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
       const uint4 u = kInRegisters ? factor_[tile] : memory_[(tile * kBlocks + b) * kWarp + lane];
-      Mma<kQuantized>(x, latent[2 * b], u.x, u.y, b == 0);
-      Mma<kQuantized>(x, latent[2 * b + 1], u.z, u.w, false);
+      Mma<kF16>(x, latent[2 * b], u.x, u.y, b == 0);
+      Mma<kF16>(x, latent[2 * b + 1], u.z, u.w, false);
     }
   }
 
@@ -409,7 +391,8 @@ class RebuildScorer {
 template <int kHeadDim, Numbers kNumbers, bool kSingle>
 class DenseScorer {
  public:
-  static constexpr bool kQuantized = kNumbers != Numbers::kBF16;
+  static constexpr bool kScaled = IsScaled(kNumbers);
+  static constexpr bool kF16 = TakesF16(kNumbers);
   static constexpr bool kByRows = true;
   static constexpr int kSteps = kHeadDim / 16;
   static constexpr int kFactorBytes = 0;
@@ -422,17 +405,22 @@ class DenseScorer {
     const int q = lane % 4;
     const bf16* query = head.query + min(g, head.repeat - 1) * head.query_stride;
     const float scale = kSingle || g < head.repeat ? head.scale : 0.0f;
-    if constexpr (kQuantized) {
+    if constexpr (kF16) {
 #pragma unroll
       for (int b = 0; b < kSteps / 2; ++b) {
         const uint4 words = *reinterpret_cast<const uint4*>(query + 32 * b + 8 * q);
-        const auto pair = [scale](uint32_t first, uint32_t second, uint32_t halves) {
-          return ScaledPair<true>(__byte_perm(first, second, halves), scale);
-        };
-        query_[2 * b] = {pair(words.x, words.z, 0x5410u), pair(words.x, words.z, 0x7632u)};
-        query_[2 * b + 1] = {pair(words.y, words.w, 0x5410u), pair(words.y, words.w, 0x7632u)};
+        if constexpr (kScaled) {
+          const auto pair = [scale](uint32_t first, uint32_t second, uint32_t halves) {
+            return ScaledPair<true>(__byte_perm(first, second, halves), scale);
+          };
+          query_[2 * b] = {pair(words.x, words.z, 0x5410u), pair(words.x, words.z, 0x7632u)};
+          query_[2 * b + 1] = {pair(words.y, words.w, 0x5410u), pair(words.y, words.w, 0x7632u)};
+        } else {
+          query_[2 * b] = {ScaledPair<true>(words.x, scale), ScaledPair<true>(words.y, scale)};
+          query_[2 * b + 1] = {ScaledPair<true>(words.z, scale), ScaledPair<true>(words.w, scale)};
+        }
       }
-      SumQuery(lane);
+      if constexpr (kScaled) SumQuery(lane);
     } else {
 #pragma unroll
       for (int s = 0; s < kSteps; ++s) {
@@ -446,12 +434,13 @@ class DenseScorer {
     const int g = lane / 4;
     const int q = lane % 4;
     float odd[4];
-    if constexpr (kQuantized) {
+    if constexpr (kF16) {
       const uint8_t* row = unit.keys + g * head.stride;
 #pragma unroll
       for (int b = 0; b < kSteps / 2; ++b) {
-        const uint4 low = LoadKeyPairs<kNumbers>(head, row, 32 * b + 8 * q);
-        const uint4 high = LoadKeyPairs<kNumbers>(head, row + 8 * head.stride, 32 * b + 8 * q);
+        const int first = 32 * b + 8 * q;
+        const uint4 low = LoadKeyPairs<kNumbers, false>(head, row, first);
+        const uint4 high = LoadKeyPairs<kNumbers, false>(head, row + 8 * head.stride, first);
         const uint32_t one[4] = {low.x, high.x, low.y, high.y};
         const uint32_t two[4] = {low.z, high.z, low.w, high.w};
         Mma<true>(score, one, query_[2 * b].x, query_[2 * b].y, b == 0);
@@ -468,7 +457,7 @@ class DenseScorer {
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) score[i] += odd[i];
-    if constexpr (kQuantized) {
+    if constexpr (kScaled) {
       const float2 one = __half22float2(unit.scales[g]);
       const float2 two = __half22float2(unit.scales[g + 8]);
 #pragma unroll

@@ -35,7 +35,8 @@ bool ServesFormats(const AttentionParams& p) {
   const LatentFormat value = p.value.groups[0].format;
   const bool quantized = IsQuantized(key);
   if (quantized != IsQuantized(value)) return false;
-  if (!quantized && (key != LatentFormat::kBF16 || value != LatentFormat::kBF16)) return false;
+  if (!quantized && key != value) return false;
+  if (!quantized && key != LatentFormat::kBF16 && key != LatentFormat::kFp8) return false;
   return Uniform(p.key, quantized) && Uniform(p.value, quantized);
 }
 
@@ -67,10 +68,16 @@ int GroupsOf(const ProjectionView& projection, int heads) {
 }
 
 // Bytes between the rows of a stage: as in the cache where bulk copies pay for the bank conflicts
-// that they bring (64 bytes past a multiple of 128: four rows in one bank, otherwise eight). Else
-// rows are read as matrices, but low-rank keys sixteen bytes by pairs of rows.
+// that they bring (bf16, 64 bytes past a multiple of 128: four rows in one bank, otherwise eight).
+// Else rows are read as matrices, but low-rank keys sixteen bytes by pairs of rows, and of fp8 keys
+// eight bytes by four rows, values four bytes by every other row.
 int StrideOf(const AttentionParams& p, bool key, int row_bytes, int blocks) {
-  if (IsQuantized(p.key.groups[0].format)) return row_bytes;
+  const LatentFormat format = p.key.groups[0].format;
+  if (IsQuantized(format)) return row_bytes;
+  if (format == LatentFormat::kFp8) {
+    if (!p.key.dense || row_bytes % 64 != 0) return row_bytes;
+    return row_bytes + (key ? 32 : 16);
+  }
   const bool whole = !key || p.key.dense || row_bytes == blocks * 64;
   if (whole && row_bytes % 128 == 64) return row_bytes;
   if (!key || p.key.dense) return row_bytes + 16;
@@ -89,8 +96,8 @@ bool LaySide(const AttentionParams& p, bool key, const DecodeLayout& layout, int
     const int s = projection.heads_per_group;
     if (layout.heads % s != 0 || (segment.format == LatentFormat::kInt3 && s > 1)) return false;
   }
-  if (!quantized && side->row_bytes % 16 != 0) return false;
   side->stride = StrideOf(p, key, segment.row_bytes, blocks);
+  if (side->stride != side->row_bytes && side->row_bytes % 16 != 0) return false;
   side->row_chunks = side->row_bytes / 16;
   if (side->row_chunks > 0) {
     side->column_step = kWarp % side->row_chunks;
@@ -114,8 +121,8 @@ DecodeLayout LayoutOf(const AttentionParams& p, const DecodeInstance& instance, 
   if (!LaySide(p, true, layout, instance.blocks, &layout.key)) return layout;
   if (!LaySide(p, false, layout, instance.blocks, &layout.value)) return layout;
   const int value_rank = p.value.dense ? p.head_dim : p.value.groups[0].rank;
-  const bool quantized = IsQuantized(p.value.groups[0].format);
-  layout.value_tiles = quantized ? (value_rank + 31) / 32 * 2 : (value_rank + 15) / 16;
+  const bool bf16_rows = p.value.groups[0].format == LatentFormat::kBF16;
+  layout.value_tiles = bf16_rows ? (value_rank + 15) / 16 : (value_rank + 31) / 32 * 2;
   layout.value.begin = GroupsOf(p.key, heads) * layout.key.group_bytes;
   layout.angles_begin = layout.value.begin + GroupsOf(p.value, heads) * layout.value.group_bytes;
   layout.stage_bytes = layout.angles_begin + units * kDecodeUnit * instance.angle_stride;
@@ -125,7 +132,7 @@ DecodeLayout LayoutOf(const AttentionParams& p, const DecodeInstance& instance, 
   const bool biased = !p.key.dense && p.key_bias != nullptr;
   layout.bias_bytes = biased ? p.q_heads / p.kv_heads * p.head_dim * 2 : 0;
   layout.ring_begin = layout.bias_begin + heads * layout.bias_bytes;
-  layout.clear_ring = !p.key.dense && !quantized && p.key.groups[0].rank != instance.blocks * 32;
+  layout.clear_ring = !p.key.dense && bf16_rows && p.key.groups[0].rank != instance.blocks * 32;
   if (layout.ring_begin + kSlack > limit) return layout;
   const size_t stages = (limit - layout.ring_begin - kSlack) / layout.stage_bytes;
   layout.stages = static_cast<int>(stages < kDecodeMaxStages ? stages : kDecodeMaxStages);
@@ -170,7 +177,8 @@ bool LaunchDecode(Context& context, AttentionParams& p) {
   if (context.capability < 90 || !Serves(p)) return false;
   const LatentFormat key = p.key.groups[0].format;
   if (p.head_dim != 64 && p.head_dim != 128) return LaunchDecodeDims(context, p);
-  if (!IsQuantized(key)) return LaunchDecodeBF16(context, p);
+  if (key == LatentFormat::kBF16) return LaunchDecodeBF16(context, p);
+  if (key == LatentFormat::kFp8) return LaunchDecodeFp8(context, p);
   const bool four = key == LatentFormat::kInt4 && p.value.groups[0].format == key;
   return four && p.head_dim == 128 ? LaunchDecodeFour(context, p) : LaunchDecodeCodes(context, p);
 }

@@ -23,12 +23,12 @@ struct DecodeShape {
   static constexpr int kKeyBlocks = kBlocks;
   static constexpr int kValueTiles = kTiles;
   static constexpr Numbers kNumbers = kHeld;
-  static constexpr bool kQuantized = kHeld != Numbers::kBF16;
+  static constexpr bool kScaled = IsScaled(kHeld);
   static constexpr bool kSingle = kOne;
   // Units that a warp takes at once: two independent ones hide each other's latencies.
   static constexpr int kUnits =
-      kTiles <= 8 && (kHeld == Numbers::kFour || (kHeld == Numbers::kBF16 && kLowRank)) ? 2 : 1;
-  static constexpr int kMostUnits = kQuantized || kUnits > 1 ? 4 : 2;  // of a stage
+      kTiles <= 8 && kHeld != Numbers::kCodes && (kHeld != Numbers::kBF16 || kLowRank) ? 2 : 1;
+  static constexpr int kMostUnits = kHeld != Numbers::kBF16 || kUnits > 1 ? 4 : 2;  // of a stage
   using Scorer =
       std::conditional_t<!kLowRank, DenseScorer<kDim, kHeld, kOne>,
                          std::conditional_t<kOne, FoldedScorer<kDim, kBlocks, kHeld>,
@@ -83,7 +83,9 @@ class ValueSum {
  public:
   static constexpr int kTiles = Shape::kValueTiles;
   static constexpr int kUnits = Shape::kUnits;
-  static constexpr bool kQuantized = Shape::kQuantized;
+  static constexpr bool kScaled = Shape::kScaled;
+  static constexpr bool kBF16 = Shape::kNumbers == Numbers::kBF16;
+  static constexpr bool kFp8 = Shape::kNumbers == Numbers::kFp8;
   static constexpr bool kSingle = Shape::kSingle;
 
   // The tokens of kUnits units: their value rows, scales and scores.
@@ -112,7 +114,9 @@ class ValueSum {
         WeighColumns(head, tokens.score[n], tokens.scales[n], lane, &values.b0[n], &values.b1[n]);
       }
     }
-    if constexpr (kQuantized) {
+    if constexpr (kFp8) {
+      AddValuesFp8(acc_, tiles, values, head.stride, lane);
+    } else if constexpr (kScaled) {
       AddValueCodes<Shape::kNumbers == Numbers::kFour>(acc_, tiles, values, head.stride,
                                                        head.high_offset, head.format, lane);
     } else {
@@ -150,8 +154,8 @@ class ValueSum {
             high += __shfl_xor_sync(~0u, high, mask);
           }
         }
-        const int first = kQuantized ? m / 2 * 32 + 4 * g + m % 2 * 2 : 16 * m + g;
-        const int second = kQuantized ? first + 1 : first + 8;
+        const int first = kBF16 ? 16 * m + g : m / 2 * 32 + 4 * g + m % 2 * 2;
+        const int second = kBF16 ? first + 8 : first + 1;
         if (mine && first < rank) to[4 + first] = low + zero_[c];
         if (mine && second < rank) to[4 + second] = high + zero_[c];
       }
@@ -159,7 +163,10 @@ class ValueSum {
   }
 
  private:
-  static constexpr float kSlack = 8.0f;  // exponents that weights may exceed 1 by
+  static constexpr float kSlack = 8.0f;  // exponents that weights may exceed 2^kLargest by
+  // Exponent of the largest weight. f16 has fewer bits for weights below 2^-14 and none below
+  // 2^-25; it ends at 2^16, which kSlack must leave out.
+  static constexpr float kLargest = kFp8 ? 7.0f : 0.0f;
 
   // Rare: only where a score exceeds the largest so far by kSlack.
   __device__ void Rescale(const Tokens& tokens) {
@@ -174,10 +181,10 @@ class ValueSum {
       for (int mask = kSingle ? 1 : 4; mask <= 16; mask *= 2) {
         largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, mask));
       }
-      const float now = fmaxf(largest_[c], largest);
+      const float now = fmaxf(largest_[c], largest - kLargest);
       factor[c] = exp2f(largest_[c] - now);
       largest_[c] = now;
-      limit_[c] = now + kSlack;
+      limit_[c] = now + (kLargest + kSlack);
       sum_[c] *= factor[c];
       zero_[c] *= factor[c];
     }
@@ -201,13 +208,13 @@ class ValueSum {
     const float low = exp2f(score[0] - largest_[0]);
     const float high = exp2f(score[2] - largest_[0]);
     sum_[0] += low + high;
-    if constexpr (kQuantized) {
+    if constexpr (kScaled) {
       const float offset = CodeOffset(head.format);
       *b0 = Weigh(low, __half22float2(scales[lane / 4]), offset) << shift;
       *b1 = Weigh(high, __half22float2(scales[lane / 4 + 8]), offset) << shift;
     } else {
-      *b0 = PackBF16(low, 0.0f) << shift;
-      *b1 = PackBF16(high, 0.0f) << shift;
+      *b0 = Pack<kFp8>(low, 0.0f) << shift;
+      *b1 = Pack<kFp8>(high, 0.0f) << shift;
     }
   }
 
@@ -220,7 +227,7 @@ class ValueSum {
       sum_[i % 2] += weight[i];
     }
     uint32_t low, high;
-    if constexpr (kQuantized) {
+    if constexpr (kScaled) {
       const float2 first = __half22float2(scales[lane / 4]);
       const float2 second = __half22float2(scales[lane / 4 + 8]);
       const float offset = CodeOffset(head.format);
@@ -231,8 +238,8 @@ class ValueSum {
       zero_[1] +=
           weight[1] * first.y + weight[3] * second.y - offset * (HighBF16(low) + HighBF16(high));
     } else {
-      low = PackBF16(weight[0], weight[1]);
-      high = PackBF16(weight[2], weight[3]);
+      low = Pack<kFp8>(weight[0], weight[1]);
+      high = Pack<kFp8>(weight[2], weight[3]);
     }
     *b0 = Transpose(low);
     *b1 = Transpose(high);
@@ -314,6 +321,7 @@ class DecodeWarp {
                 head_ * repeat * p_.q_head_stride;
     key.query_stride = p_.q_head_stride;
     key.format = p_.key.groups[0].format;
+    key.rank = p_.key.groups[0].rank;
     key.high_offset = p_.key.groups[0].high_offset;
     key.first_row = head_ % p_.key.heads_per_group * p_.head_dim;
     key.repeat = repeat;
@@ -401,7 +409,7 @@ __device__ void CopyLatents(const AttentionParams& p, const DecodeLayout& layout
                             Ring ring, SplitRange range, int context) {
   using Angles = AngleWriter<Shape::kHeadDim, Shape::Scorer::kByRows, Shape::kMostUnits>;
   const int thread = threadIdx.x - kComputeThreads;
-  const StageCopier<Shape::kQuantized> copier(p, layout, thread, range);
+  const StageCopier<Shape::kScaled> copier(p, layout, thread, range);
   const int tokens = layout.units * kDecodeUnit;
   const int first = range.begin / tokens * tokens;
   int blocks = copier.FetchBlocks(first);

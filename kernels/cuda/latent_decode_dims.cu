@@ -27,8 +27,10 @@ bool LaunchHeld(Context& context, AttentionParams& p) {
 }  // namespace
 
 bool LaunchDecodeDims(Context& context, AttentionParams& p) {
-  return IsQuantized(p.key.groups[0].format) ? LaunchHeld<Numbers::kCodes>(context, p)
-                                             : LaunchHeld<Numbers::kBF16>(context, p);
+  const LatentFormat format = p.key.groups[0].format;
+  if (format == LatentFormat::kFp8) return LaunchHeld<Numbers::kFp8>(context, p);
+  return IsQuantized(format) ? LaunchHeld<Numbers::kCodes>(context, p)
+                             : LaunchHeld<Numbers::kBF16>(context, p);
 }
 
 }  // namespace palu::cuda

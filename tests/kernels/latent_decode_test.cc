@@ -41,6 +41,7 @@ AttentionCase MakeDense(const char* name, int q_heads, int kv_heads, int head_di
 }
 
 constexpr LatentFormat kBF16 = LatentFormat::kBF16;
+constexpr LatentFormat kFp8 = LatentFormat::kFp8;
 constexpr LatentFormat kInt4 = LatentFormat::kInt4;
 
 TEST_P(LatentDecodeTest, Shapes) {
@@ -56,9 +57,23 @@ TEST_P(LatentDecodeTest, Shapes) {
   Check(Make("Repeat7", 28, 4, 128, 1, 64, 2, 128, kBF16, kBF16));
 }
 
+TEST_P(LatentDecodeTest, Fp8Shapes) {
+  Check(Make("Mha_s1_s2", 8, 8, 64, 1, 32, 2, 96, kFp8, kFp8));
+  Check(Make("Mha_s2", 4, 4, 128, 2, 64, 2, 192, kFp8, kFp8));
+  Check(Make("Mha_s4", 4, 4, 128, 4, 128, 4, 256, kFp8, kFp8));
+  Check(Make("Gqa_s2", 8, 4, 64, 2, 72, 2, 200, kFp8, kFp8));
+  Check(Make("OddHeads", 9, 3, 64, 1, 40, 3, 72, kFp8, kFp8));
+  Check(Make("Mha96", 4, 4, 96, 1, 24, 1, 72, kFp8, kFp8));
+  Check(Make("Repeat7", 7, 1, 128, 1, 48, 1, 80, kFp8, kFp8));
+  AttentionCase c = Make("Window", 4, 2, 128, 1, 32, 1, 96, kFp8, kFp8);
+  c.sequences = {{1200, 1}, {3, 1}, {99, 1}};
+  c.window = 100;
+  Check(c);
+}
+
 TEST_P(LatentDecodeTest, Formats) {
-  for (LatentFormat format : {LatentFormat::kFp8, LatentFormat::kInt8, LatentFormat::kInt4,
-                              LatentFormat::kInt3, LatentFormat::kInt2}) {
+  for (LatentFormat format :
+       {kFp8, LatentFormat::kInt8, LatentFormat::kInt4, LatentFormat::kInt3, LatentFormat::kInt2}) {
     Check(Make("Gqa_s1", 16, 4, 128, 1, 32, 1, 96, format, format));
     Check(Make("Mha_s2", 8, 8, 64, 2, 64, 2, 176, format, LatentFormat::kInt4));
     Check(Make("Mha96", 8, 8, 96, 1, 32, 1, 64, format, format));
@@ -67,7 +82,7 @@ TEST_P(LatentDecodeTest, Formats) {
 }
 
 TEST_P(LatentDecodeTest, LongAndWindowed) {
-  for (LatentFormat format : {kBF16, LatentFormat::kInt4}) {
+  for (LatentFormat format : {kBF16, kInt4}) {
     AttentionCase c = Make("Long", 16, 4, 64, 1, 32, 1, 48, format, format);
     c.sequences = {{9001, 1}};
     Check(c);
@@ -84,7 +99,7 @@ TEST_P(LatentDecodeTest, LongAndWindowed) {
 }
 
 TEST_P(LatentDecodeTest, KeyRanks) {
-  for (const LatentFormat format : {kBF16, kInt4}) {
+  for (const LatentFormat format : {kBF16, kFp8, kInt4}) {
     for (const int rank : {16, 48, 96, 128}) {
       Check(Make("Mha", 4, 4, 128, 2, rank, 2, 64, format, format));
       Check(Make("Gqa", 8, 2, 128, 2, rank, 2, 160, format, format));
@@ -93,8 +108,7 @@ TEST_P(LatentDecodeTest, KeyRanks) {
 }
 
 TEST_P(LatentDecodeTest, Dense) {
-  for (const LatentFormat format :
-       {kBF16, LatentFormat::kFp8, LatentFormat::kInt8, kInt4, LatentFormat::kInt2}) {
+  for (const LatentFormat format : {kBF16, kFp8, LatentFormat::kInt8, kInt4, LatentFormat::kInt2}) {
     Check(MakeDense("Mha", 8, 8, 128, 1, format));
     Check(MakeDense("Gqa", 8, 2, 128, 2, format));
     Check(MakeDense("Gqa64", 12, 3, 64, 1, format));
@@ -106,7 +120,7 @@ TEST_P(LatentDecodeTest, Dense) {
 }
 
 TEST_P(LatentDecodeTest, KeyBiases) {
-  for (const LatentFormat format : {kBF16, kInt4}) {
+  for (const LatentFormat format : {kBF16, kFp8, kInt4}) {
     for (AttentionCase c : {Make("Gqa", 16, 4, 128, 1, 32, 1, 96, format, format),
                             Make("Gqa_s2", 14, 2, 64, 2, 64, 2, 128, format, format),
                             Make("Mha", 8, 8, 128, 1, 32, 1, 96, format, format),
@@ -122,6 +136,7 @@ TEST_P(LatentDecodeTest, KeyBiases) {
 TEST_P(LatentDecodeTest, AsARecordedStep) {
   for (AttentionCase c : {Make("Gqa", 16, 4, 128, 1, 32, 1, 96, kBF16, kBF16),
                           Make("Mha", 8, 8, 128, 1, 32, 1, 96, kBF16, kBF16),
+                          Make("Fp8", 2, 2, 128, 1, 32, 1, 96, kFp8, kFp8),
                           MakeDense("Dense", 8, 2, 128, 1, kBF16)}) {
     for (const std::vector<SequenceCase>& sequences :
          {std::vector<SequenceCase>{{1999, 1}}, kLengths}) {
@@ -139,7 +154,7 @@ TEST_P(LatentDecodeTest, AsARecordedStep) {
 // Several stages of the ring, cache blocks shorter and longer than a stage.
 TEST_P(LatentDecodeTest, BlockSizes) {
   for (const int block_size : {16, 64, 256}) {
-    for (const LatentFormat format : {kBF16, kInt4}) {
+    for (const LatentFormat format : {kBF16, kFp8, kInt4}) {
       AttentionCase c = Make("Mha", 2, 2, 128, 1, 32, 1, 96, format, format);
       c.block_size = block_size;
       c.sequences = {{2000, 1}, {63, 1}, {1, 1}, {129, 1}};

@@ -1,6 +1,8 @@
 // Times decode attention over latent caches on a CUDA device and prints one JSON line per case.
 // A pool holds several layers, which are attended in turn as a model does, so that no case lives in
 // the cache of the device. latent_decode_bench.py sets the lines beside PyTorch's dense attention.
+// Takes [--quick] [--only TEXT]..., parts of the labels of the wanted cases such as "fp8" or
+// "1,48", or one case: KV_HEADS KEY_GROUP KEY_RANK VALUE_GROUP VALUE_RANK FORMAT CONTEXT BATCH.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -36,6 +38,15 @@ struct Case {
   bool dense() const { return key_rank == 0; }  // rank 0: the heads themselves, group 1
   int KeyRow() const { return dense() ? kHeadDim : key_rank; }
   int ValueRow() const { return dense() ? kHeadDim : value_rank; }
+  // "kv_heads key_group,key_rank value_group,value_rank format context x batch"
+  std::string Label() const {
+    const auto side = [](int group, int rank) {
+      return std::to_string(group) + "," + std::to_string(rank) + " ";
+    };
+    return std::to_string(kv_heads) + " " + side(key_group, key_rank) +
+           side(value_group, value_rank) + Name(format) + " " + std::to_string(context) + " x " +
+           std::to_string(batch);
+  }
 };
 
 std::vector<uint16_t> RandomBF16(size_t count, float deviation) {
@@ -276,7 +287,6 @@ void Report(Backend* backend, const Case& c, double bandwidth) {
   std::fflush(stdout);
 }
 
-// kv_heads key_group key_rank value_group value_rank format context batch
 int One(char** argv) {
   BackendOptions options;
   options.device = "cuda:0";
@@ -297,7 +307,8 @@ struct Split {
 std::vector<Case> KeyCases() {
   std::vector<Case> cases;
   for (const int kv_heads : {32, 8}) {
-    for (const LatentFormat format : {LatentFormat::kBF16, LatentFormat::kInt4}) {
+    for (const LatentFormat format :
+         {LatentFormat::kBF16, LatentFormat::kFp8, LatentFormat::kInt4}) {
       for (const auto& [context, batch] :
            std::vector<std::pair<int64_t, int>>{{65536, 1}, {kMaxContext, 1}, {16384, 32}}) {
         cases.push_back({kv_heads, 1, 32, 1, 96, format, context, batch});
@@ -313,35 +324,45 @@ std::vector<Case> KeyCases() {
   return cases;
 }
 
-int Main(bool quick) {
-  BackendOptions options;
-  options.device = "cuda:0";
-  const std::unique_ptr<Backend> backend = CreateBackend(options);
-  const double bandwidth = CopyBandwidth(backend.get());
-  std::printf("{\"device\": \"%s\", \"copy_gbps\": %.0f}\n", backend->isa().c_str(), bandwidth);
-  // Half of the numbers kept (the fourth: three eighths); the last: dense.
-  const std::vector<Split> splits = {
-      {1, 32, 1, 96}, {2, 64, 2, 192}, {1, 64, 1, 64}, {4, 128, 4, 256}, {1, 0, 1, 0}};
-  if (quick) {
-    for (const Case& c : KeyCases()) Report(backend.get(), c, bandwidth);
-    return 0;
-  }
+std::vector<Case> AllCases() {
+  std::vector<Case> cases;
+  // Half of the numbers kept (the fifth: three eighths); the last: dense.
+  const std::vector<Split> splits = {{1, 32, 1, 96}, {2, 64, 2, 192},  {1, 48, 1, 80},
+                                     {1, 64, 1, 64}, {4, 128, 4, 256}, {1, 0, 1, 0}};
   const std::vector<std::pair<int64_t, int>> sizes = {
       {4096, 1}, {16384, 1}, {65536, 1}, {kMaxContext, 1}, {16384, 32}};
   for (const int kv_heads : {32, 8}) {
     for (const Split& s : splits) {
       for (const LatentFormat format :
-           {LatentFormat::kBF16, LatentFormat::kInt8, LatentFormat::kInt4, LatentFormat::kInt3,
-            LatentFormat::kInt2}) {
+           {LatentFormat::kBF16, LatentFormat::kFp8, LatentFormat::kInt8, LatentFormat::kInt4,
+            LatentFormat::kInt3, LatentFormat::kInt2}) {
         const bool rare = format == LatentFormat::kInt3 || format == LatentFormat::kInt2;
         for (const auto& [context, batch] : sizes) {
           if (rare && (context != 65536)) continue;
-          const Case c{kv_heads,     s.key_group, s.key_rank, s.value_group,
-                       s.value_rank, format,      context,    batch};
-          Report(backend.get(), c, bandwidth);
+          cases.push_back({kv_heads, s.key_group, s.key_rank, s.value_group, s.value_rank, format,
+                           context, batch});
         }
       }
     }
+  }
+  return cases;
+}
+
+bool Wanted(const Case& c, const std::vector<std::string>& only) {
+  const std::string label = c.Label();
+  return only.empty() || std::any_of(only.begin(), only.end(), [&](const std::string& part) {
+           return label.find(part) != std::string::npos;
+         });
+}
+
+int Main(bool quick, const std::vector<std::string>& only) {
+  BackendOptions options;
+  options.device = "cuda:0";
+  const std::unique_ptr<Backend> backend = CreateBackend(options);
+  const double bandwidth = CopyBandwidth(backend.get());
+  std::printf("{\"device\": \"%s\", \"copy_gbps\": %.0f}\n", backend->isa().c_str(), bandwidth);
+  for (const Case& c : quick ? KeyCases() : AllCases()) {
+    if (Wanted(c, only)) Report(backend.get(), c, bandwidth);
   }
   return 0;
 }
@@ -351,5 +372,18 @@ int Main(bool quick) {
 
 int main(int argc, char** argv) {
   if (argc == 9) return palu::One(argv + 1);
-  return palu::Main(argc > 1 && std::string(argv[1]) == "--quick");
+  bool quick = false;
+  std::vector<std::string> only;
+  for (int i = 1; i < argc; ++i) {
+    const std::string option = argv[i];
+    if (option == "--quick") {
+      quick = true;
+    } else if (option == "--only" && i + 1 < argc) {
+      only.push_back(argv[++i]);
+    } else {
+      std::fprintf(stderr, "%s: expected --quick or --only TEXT\n", option.c_str());
+      return 2;
+    }
+  }
+  return palu::Main(quick, only);
 }

@@ -1,6 +1,6 @@
 """Sets latent decode attention beside PyTorch's dense attention on one GPU, in one run.
 
-usage: latent_decode_bench.py PATH_OF_latent_decode_bench [--quick]
+usage: latent_decode_bench.py PATH_OF_latent_decode_bench [--quick] [--only TEXT]...
 """
 import json
 import subprocess

@@ -37,6 +37,15 @@ __device__ T Entry(const T* values, int row, T otherwise) {
   return values != nullptr ? values[row] : otherwise;
 }
 
+__device__ bool HasEntries(const int32_t* offsets, int row) {
+  return offsets != nullptr && offsets[row] < offsets[row + 1];
+}
+
+__device__ bool IsAdjusted(const Params& p, int row) {
+  return HasEntries(p.bias_offsets, row) || HasEntries(p.history_offsets, row) ||
+         (p.mask != nullptr && Entry(p.mask_rows, row, -1) >= 0);
+}
+
 // Copies the row and adds bias, penalties and mask.
 __device__ void Adjust(const Params& p, int row, const float* raw, float* work, int32_t* counts) {
   for (int t = threadIdx.x; t < p.vocabulary; t += kSampleThreads) work[t] = raw[t];
@@ -197,10 +206,8 @@ __device__ int DrawFromTop(const Distribution& distribution, int top_k, float to
 }
 
 __device__ int Choose(const Params& p, int row, const float* raw, SampleShared& shared) {
-  const bool adjusted = p.bias_offsets != nullptr || p.history_offsets != nullptr ||
-                        (p.mask != nullptr && Entry(p.mask_rows, row, -1) >= 0);
   const float* logits = raw;
-  if (adjusted) {
+  if (IsAdjusted(p, row)) {
     float* work = p.work + static_cast<int64_t>(blockIdx.x) * p.vocabulary;
     Adjust(p, row, raw, work, p.counts + static_cast<int64_t>(blockIdx.x) * p.vocabulary);
     logits = work;

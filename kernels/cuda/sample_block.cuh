@@ -67,15 +67,50 @@ __device__ inline bool Before(Best a, Best b) {
   return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
 }
 
+inline constexpr int kNoToken = 0x7fffffff;
+
+// Of this thread's elements the largest, the lowest token among equals. Several reads are under way
+// at once: one block has the whole row to read.
+__device__ inline Best ThreadLargest(const float* logits, int vocabulary) {
+  constexpr int kBatch = 8;
+  Best best{-INFINITY, kNoToken};
+  const auto take = [&](float logit, int token) {
+    if (logit > best.logit) best = {logit, token};
+  };
+  const bool aligned = reinterpret_cast<uintptr_t>(logits) % 16 == 0;
+  const int vectors = aligned ? vocabulary / 4 : 0;
+  for (int first = threadIdx.x; first < vectors; first += kBatch * kSampleThreads) {
+    float4 four[kBatch];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const int i = first + b * kSampleThreads;
+      four[b] = reinterpret_cast<const float4*>(logits)[min(i, vectors - 1)];
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      const int token = min(first + b * kSampleThreads, vectors - 1) * 4;
+      take(four[b].x, token);
+      take(four[b].y, token + 1);
+      take(four[b].z, token + 2);
+      take(four[b].w, token + 3);
+    }
+  }
+  for (int t = vectors * 4 + threadIdx.x; t < vocabulary; t += kSampleThreads) take(logits[t], t);
+  return best;
+}
+
 // The first element after `last` in descending order. NaN never wins; token 0 when nothing is left.
 __device__ inline Best BlockBest(const float* logits, int vocabulary, Best last,
                                  SampleShared& shared) {
   const int lane = threadIdx.x % kWarp;
-  constexpr int kNone = 0x7fffffff;
-  Best best{-INFINITY, kNone};
-  for (int t = threadIdx.x; t < vocabulary; t += kSampleThreads) {
-    const Best here{logits[t], t};
-    if (Before(last, here) && Before(here, best)) best = here;
+  Best best{-INFINITY, kNoToken};
+  if (last.token < 0) {
+    best = ThreadLargest(logits, vocabulary);
+  } else {
+    for (int t = threadIdx.x; t < vocabulary; t += kSampleThreads) {
+      const Best here{logits[t], t};
+      if (Before(last, here) && Before(here, best)) best = here;
+    }
   }
   for (int mask = 16; mask > 0; mask >>= 1) {
     const Best other{__shfl_xor_sync(~0u, best.logit, mask),
@@ -93,7 +128,7 @@ __device__ inline Best BlockBest(const float* logits, int vocabulary, Best last,
     if (Before(other, best)) best = other;
   }
   __syncthreads();
-  if (best.token == kNone) best.token = 0;
+  if (best.token == kNoToken) best.token = 0;
   return best;
 }
 

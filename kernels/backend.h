@@ -78,6 +78,13 @@ struct GatedActivationArgs {
   Activation activation = Activation::kSilu;
 };
 
+// gate.out = act(gate's product) * up's product; up.out may be left unwritten. Neither accumulates.
+struct GatedMatmulArgs {
+  MatmulArgs gate;
+  MatmulArgs up;  // of the same x
+  Activation activation = Activation::kSilu;
+};
+
 // Expert weights of one layer; each span has one entry per expert.
 struct MoeWeights {
   std::span<const Tensor> gate;  // [F, D] each
@@ -302,6 +309,19 @@ class Backend {
   virtual void Matmuls(std::span<const MatmulArgs> products) {
     for (const MatmulArgs& args : products) Matmul(args);
   }
+  // Products of x = norm.out, which may be left unwritten; no out is norm.x.
+  virtual void NormMatmuls(const RmsNormArgs& norm, std::span<const MatmulArgs> products) {
+    RmsNorm(norm);
+    Matmuls(products);
+  }
+  virtual void NormGatedMatmul(const RmsNormArgs& norm, const GatedMatmulArgs& args) {
+    const MatmulArgs products[] = {args.gate, args.up};
+    NormMatmuls(norm, products);
+    GatedActivation({.gate = args.gate.out,
+                     .up = args.up.out,
+                     .out = args.gate.out,
+                     .activation = args.activation});
+  }
   virtual void Add(const AddArgs& args) = 0;
   virtual void Rope(const RopeArgs& args) = 0;
   virtual void Hadamard(const HadamardArgs& args) = 0;
@@ -312,6 +332,12 @@ class Backend {
   virtual void LatentWrites(const LatentWriteArgs& key, const LatentWriteArgs& value) {
     LatentWrite(key);
     LatentWrite(value);
+  }
+  // The same, and RoPE of the tokens' queries, which are neither key.x nor value.x.
+  virtual void RopeAndWrite(const RopeArgs& query, const LatentWriteArgs& key,
+                            const LatentWriteArgs& value) {
+    Rope(query);
+    LatentWrites(key, value);
   }
   virtual void LatentAttention(const LatentAttentionArgs& args) = 0;
   virtual void GatherRows(const GatherRowsArgs& args) = 0;

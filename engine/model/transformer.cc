@@ -115,7 +115,6 @@ void Transformer::Attention(size_t index, const StepInputs& inputs, const Latent
   const Tensor out_heads = attention.SplitLast(config_.num_heads, config_.head_dim);
   const Tensor no_bias;
 
-  Norm(hidden_.Rows(0, tokens_), weights.input_norm, x);
   const MatmulArgs products[] = {{.x = x, .weight = weights.q, .bias = weights.q_bias, .out = q},
                                  {.x = x,
                                   .weight = weights.key.down,
@@ -125,37 +124,35 @@ void Transformer::Attention(size_t index, const StepInputs& inputs, const Latent
                                   .weight = weights.value.down,
                                   .bias = layer.value.dense() ? weights.value.bias : no_bias,
                                   .out = value}};
-  backend_.Matmuls(products);
+  backend_.NormMatmuls(NormOf(hidden_.Rows(0, tokens_), weights.input_norm, x), products);
   NormAndRotate(index, inputs.positions, q_heads, key);
   if (layer.rotate_value) {
     backend_.Hadamard({.x = value.SplitLast(config_.num_kv_heads, config_.head_dim)});
   }
 
   const Tensor& slots = inputs.slot_mapping[layer.group];
-  backend_.LatentWrites(
+  backend_.RopeAndWrite(
+      {.x = q_heads, .positions = inputs.positions, .cos_sin = RopeTableOf(index)},
       {.x = key, .slot_mapping = slots, .projection = layer.key, .pool = pool},
       {.x = value, .slot_mapping = slots, .projection = layer.value, .pool = pool});
+  if (layer.rotate_key) backend_.Hadamard({.x = q_heads});
   Attend(index, inputs, pool, q_heads, out_heads);
   // The rotation of the values is undone on their weighted sum.
   if (layer.rotate_value) backend_.Hadamard({.x = out_heads});
-  AddToResidual(attention, weights.o, weights.o_bias, weights.attention_out_norm);
+  AddToResidual({.x = attention, .weight = weights.o, .bias = weights.o_bias, .out = {}},
+                weights.attention_out_norm);
 }
 
 void Transformer::NormAndRotate(size_t index, const Tensor& positions, const Tensor& q_heads,
                                 const Tensor& key) {
   const Layer& layer = layers_[index];
   const LayerWeights& weights = weights_.layers[index];
-  const Tensor& cos_sin = rope_tables_[static_cast<size_t>(config_.layers[index].rope)];
   HeadNorm(q_heads, weights.q_norm);
-  backend_.Rope({.x = q_heads, .positions = positions, .cos_sin = cos_sin});
   if (!layer.key.dense()) return;
   const Tensor key_heads = key.SplitLast(config_.num_kv_heads, config_.head_dim);
   HeadNorm(key_heads, weights.k_norm);
-  backend_.Rope({.x = key_heads, .positions = positions, .cos_sin = cos_sin});
-  if (layer.rotate_key) {
-    backend_.Hadamard({.x = q_heads});
-    backend_.Hadamard({.x = key_heads});
-  }
+  backend_.Rope({.x = key_heads, .positions = positions, .cos_sin = RopeTableOf(index)});
+  if (layer.rotate_key) backend_.Hadamard({.x = key_heads});
 }
 
 void Transformer::Attend(size_t index, const StepInputs& inputs, const LatentPool& pool,
@@ -178,7 +175,7 @@ void Transformer::Attend(size_t index, const StepInputs& inputs, const LatentPoo
     args.k_norm = weights.k_norm;
     args.k_norm_eps = config_.rms_norm_eps;
     args.k_norm_offset = config_.rms_norm_offset;
-    args.cos_sin = rope_tables_[static_cast<size_t>(config_.layers[index].rope)];
+    args.cos_sin = RopeTableOf(index);
   }
   if (!layer.value.dense()) args.value_bias = weights.value.bias;
   args.kv_heads = config_.num_kv_heads;
@@ -191,8 +188,8 @@ void Transformer::Mlp(size_t index, int64_t tokens) {
   const LayerWeights& weights = weights_.layers[index];
   const Tensor hidden = hidden_.Rows(0, tokens);
   const Tensor x = normed_.Rows(0, tokens);
-  Norm(hidden, weights.mlp_norm, x);
   if (config_.layers[index].moe) {
+    Norm(hidden, weights.mlp_norm, x);
     const Tensor router = router_.Rows(0, tokens);
     const Tensor branch = branch_.Rows(0, tokens);
     backend_.Matmul({.x = x, .weight = weights.router, .bias = {}, .out = router});
@@ -208,45 +205,62 @@ void Transformer::Mlp(size_t index, int64_t tokens) {
   }
   const Tensor gate = gate_.Rows(0, tokens);
   const Tensor up = up_.Rows(0, tokens);
-  const MatmulArgs products[] = {
-      {.x = x, .weight = weights.gate, .bias = weights.gate_bias, .out = gate},
-      {.x = x, .weight = weights.up, .bias = weights.up_bias, .out = up}};
-  backend_.Matmuls(products);
-  backend_.GatedActivation({.gate = gate, .up = up, .out = gate, .activation = config_.activation});
-  AddToResidual(gate, weights.down, weights.down_bias, weights.mlp_out_norm);
+  backend_.NormGatedMatmul(
+      NormOf(hidden, weights.mlp_norm, x),
+      {.gate = {.x = x, .weight = weights.gate, .bias = weights.gate_bias, .out = gate},
+       .up = {.x = x, .weight = weights.up, .bias = weights.up_bias, .out = up},
+       .activation = config_.activation});
+  AddToResidual({.x = gate, .weight = weights.down, .bias = weights.down_bias, .out = {}},
+                weights.mlp_out_norm);
 }
 
-void Transformer::AddToResidual(const Tensor& in, const Tensor& weight, const Tensor& bias,
-                                const Tensor& norm) {
+void Transformer::AddToResidual(MatmulArgs product, const Tensor& norm) {
   const Tensor hidden = hidden_.Rows(0, tokens_);
   if (!norm.defined()) {
-    backend_.Matmul({.x = in, .weight = weight, .bias = bias, .out = hidden, .accumulate = true});
+    product.out = hidden;
+    product.accumulate = true;
+    backend_.Matmul(product);
     return;
   }
   const Tensor branch = branch_.Rows(0, tokens_);
-  backend_.Matmul({.x = in, .weight = weight, .bias = bias, .out = branch});
+  product.out = branch;
+  backend_.Matmul(product);
   Norm(branch, norm, branch);
   backend_.Add({.x = hidden, .y = branch});
 }
 
 void Transformer::Logits(const Tensor& rows, const Tensor& logits) {
-  const Tensor x = FinalHidden(rows);
-  backend_.Matmul({.x = x, .weight = weights_.lm_head, .bias = {}, .out = logits});
+  const Tensor x = LastHidden(rows);
+  const MatmulArgs product{.x = x, .weight = weights_.lm_head, .bias = {}, .out = logits};
+  backend_.NormMatmuls(NormOf(x, weights_.final_norm, x), {&product, 1});
 }
 
 Tensor Transformer::FinalHidden(const Tensor& rows) {
-  const Tensor x = logit_rows_.Rows(0, rows.dim(0));
-  backend_.GatherRows({.x = hidden_.Rows(0, tokens_), .rows = rows, .out = x});
+  const Tensor x = LastHidden(rows);
   Norm(x, weights_.final_norm, x);
   return x;
 }
 
+Tensor Transformer::LastHidden(const Tensor& rows) {
+  const Tensor x = logit_rows_.Rows(0, rows.dim(0));
+  backend_.GatherRows({.x = hidden_.Rows(0, tokens_), .rows = rows, .out = x});
+  return x;
+}
+
+RmsNormArgs Transformer::NormOf(const Tensor& x, const Tensor& weight, const Tensor& out) const {
+  return {.x = x,
+          .weight = weight,
+          .out = out,
+          .eps = config_.rms_norm_eps,
+          .weight_offset = config_.rms_norm_offset};
+}
+
 void Transformer::Norm(const Tensor& x, const Tensor& weight, const Tensor& out) {
-  backend_.RmsNorm({.x = x,
-                    .weight = weight,
-                    .out = out,
-                    .eps = config_.rms_norm_eps,
-                    .weight_offset = config_.rms_norm_offset});
+  backend_.RmsNorm(NormOf(x, weight, out));
+}
+
+const Tensor& Transformer::RopeTableOf(size_t index) const {
+  return rope_tables_[static_cast<size_t>(config_.layers[index].rope)];
 }
 
 void Transformer::HeadNorm(const Tensor& heads, const Tensor& weight) {

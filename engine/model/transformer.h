@@ -52,18 +52,21 @@ class Transformer {
   Tensor Workspace(int64_t rows, int64_t columns, DType dtype);
   void BuildProjections(const std::vector<LayerSpec>& specs, const LatentLayout& layout);
   void Attention(size_t index, const StepInputs& inputs, const LatentPool& pool);
-  // Norm and RoPE of queries and of keys that are cached dense; rotation of both if the layer
-  // rotates.
+  // Norm of queries; norm and RoPE, and rotation if the layer rotates, of keys that are cached
+  // dense.
   void NormAndRotate(size_t index, const Tensor& positions, const Tensor& q_heads,
                      const Tensor& key);
   void Attend(size_t index, const StepInputs& inputs, const LatentPool& pool, const Tensor& q_heads,
               const Tensor& out_heads);
   void Mlp(size_t index, int64_t tokens);
+  RmsNormArgs NormOf(const Tensor& x, const Tensor& weight, const Tensor& out) const;
   void Norm(const Tensor& x, const Tensor& weight, const Tensor& out);
   void HeadNorm(const Tensor& heads, const Tensor& weight);
-  // x += W in + bias, through the norm of Gemma's sandwich if there is one.
-  void AddToResidual(const Tensor& in, const Tensor& weight, const Tensor& bias,
-                     const Tensor& norm);
+  const Tensor& RopeTableOf(size_t index) const;
+  // The product's out is the residual stream, through the norm of Gemma's sandwich if there is one.
+  void AddToResidual(MatmulArgs product, const Tensor& norm);
+  // The hidden states of these tokens, gathered.
+  Tensor LastHidden(const Tensor& rows);
 
   struct Layer {
     size_t group = 0;  // of the cache's layer groups

@@ -166,6 +166,12 @@ class CudaBackend : public Backend {
   void Matmuls(std::span<const MatmulArgs> products) override {
     cuda::Matmuls(*context_, products);
   }
+  void NormMatmuls(const RmsNormArgs& norm, std::span<const MatmulArgs> products) override {
+    if (!cuda::NormMatvec(*context_, norm, products)) Backend::NormMatmuls(norm, products);
+  }
+  void NormGatedMatmul(const RmsNormArgs& norm, const GatedMatmulArgs& args) override {
+    if (!cuda::NormGatedMatvec(*context_, norm, args)) Backend::NormGatedMatmul(norm, args);
+  }
   void Add(const AddArgs& args) override { cuda::Add(*context_, args); }
   void Rope(const RopeArgs& args) override { cuda::Rope(*context_, args); }
   void Hadamard(const HadamardArgs& args) override { cuda::Hadamard(*context_, args); }
@@ -174,10 +180,14 @@ class CudaBackend : public Backend {
   }
   void Moe(const MoeArgs& args) override { cuda::Moe(*context_, args); }
   void LatentWrite(const LatentWriteArgs& args) override {
-    cuda::LatentWrites(*context_, args, nullptr);
+    cuda::LatentWrites(*context_, args, nullptr, nullptr);
   }
   void LatentWrites(const LatentWriteArgs& key, const LatentWriteArgs& value) override {
-    cuda::LatentWrites(*context_, key, &value);
+    cuda::LatentWrites(*context_, key, &value, nullptr);
+  }
+  void RopeAndWrite(const RopeArgs& query, const LatentWriteArgs& key,
+                    const LatentWriteArgs& value) override {
+    cuda::LatentWrites(*context_, key, &value, &query);
   }
   void LatentAttention(const LatentAttentionArgs& args) override {
     cuda::LatentAttention(*context_, args);

@@ -1,9 +1,11 @@
 // Quantizes, packs and stores this step's latents, of keys and values in one launch: one warp per
-// (token, group). Bound by reading x and writing the packed rows once.
+// (token, group). Turns the queries of the same tokens besides, a warp per (token, share of its
+// pairs). Bound by reading x and writing the packed rows once.
 #include <type_traits>
 
 #include "kernels/cuda/latent_view.cuh"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/rope.cuh"
 
 namespace palu::cuda {
 namespace {
@@ -28,24 +30,47 @@ __device__ void StoreFloats(const X* x, uint8_t* row, int rank, int lane) {
   }
 }
 
-// The code of number i, 0 in the padding of the row.
-template <typename X>
-__device__ uint32_t Encode(const X* x, int rank, int i, float zero, float scale, int top) {
-  if (i >= rank || !(scale > 0.0f)) return 0;
-  // fmaxf turns NaN into code 0.
-  const float position = fmaxf((ToFloat(x[i]) - zero) / scale, 0.0f);
-  return static_cast<uint32_t>(rintf(fminf(position, static_cast<float>(top))));
-}
+// Eight numbers of x from unit * 8 on, NaN past the end.
+struct Unit {
+  float v[kCodeGranularity];
 
+  template <typename X>
+  __device__ Unit(const X* x, int rank, int unit) {
+#pragma unroll
+    for (int j = 0; j < kCodeGranularity; ++j) {
+      const int i = unit * kCodeGranularity + j;
+      v[j] = i < rank ? ToFloat(x[i]) : NAN;
+    }
+  }
+
+  // fminf and fmaxf leave NaN out.
+  __device__ void Widen(float* low, float* high) const {
+#pragma unroll
+    for (int j = 0; j < kCodeGranularity; ++j) {
+      *low = fminf(*low, v[j]);
+      *high = fmaxf(*high, v[j]);
+    }
+  }
+
+  // NaN becomes code 0.
+  __device__ uint32_t Code(int j, float zero, float scale, int top) const {
+    if (!(scale > 0.0f)) return 0;
+    const float position = fmaxf((v[j] - zero) / scale, 0.0f);
+    return static_cast<uint32_t>(rintf(fminf(position, static_cast<float>(top))));
+  }
+};
+
+// Rows are padded to whole units; a lane keeps its first one, so that short rows are read once.
 template <typename X>
 __device__ void StoreCodes(const X* x, uint8_t* row, __half2* scales, const SegmentView& segment,
                            int lane) {
   const int rank = segment.rank;
   float low = INFINITY;
   float high = -INFINITY;
-  for (int i = lane; i < rank; i += kWarp) {
-    low = fminf(low, ToFloat(x[i]));
-    high = fmaxf(high, ToFloat(x[i]));
+  const Unit own(x, rank, lane);
+  own.Widen(&low, &high);
+  for (int unit = lane + kWarp; unit * kCodeGranularity < rank; unit += kWarp) {
+    Unit(x, rank, unit).Widen(&low, &high);
   }
   low = -WarpMax(-low);
   high = WarpMax(high);
@@ -57,23 +82,27 @@ __device__ void StoreCodes(const X* x, uint8_t* row, __half2* scales, const Segm
   const __half2 stored = __floats2half2_rn(ClampToHalf((high - low) / top), ClampToHalf(low));
   if (lane == 0) *scales = stored;
   const float2 rounded = __half22float2(stored);
-  const auto code = [&](int i) { return Encode(x, rank, i, rounded.y, rounded.x, top); };
-
-  // Eight codes at a time: rows are padded to that many.
   for (int unit = lane; unit * kCodeGranularity < rank; unit += kWarp) {
+    const Unit numbers = unit == lane ? own : Unit(x, rank, unit);
+    uint32_t codes[kCodeGranularity];
+#pragma unroll
+    for (int j = 0; j < kCodeGranularity; ++j) {
+      codes[j] = numbers.Code(j, rounded.y, rounded.x, top);
+    }
     const int first = unit * kCodeGranularity;
     if (bits == 8) {
-      for (int j = 0; j < 8; ++j) row[first + j] = code(first + j);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) row[first + j] = codes[j];
     } else if (bits == 4) {
-      for (int j = 0; j < 8; j += 2)
-        row[(first + j) / 2] = code(first + j) | code(first + j + 1) << 4;
+#pragma unroll
+      for (int j = 0; j < 8; j += 2) row[(first + j) / 2] = codes[j] | codes[j + 1] << 4;
     } else {
       uint32_t pairs = 0;
       uint32_t highs = 0;
+#pragma unroll
       for (int j = 0; j < 8; ++j) {
-        const uint32_t c = code(first + j);
-        pairs |= (c & 3) << 2 * j;
-        highs |= (c >> 2) << j;
+        pairs |= (codes[j] & 3) << 2 * j;
+        highs |= (codes[j] >> 2) << j;
       }
       row[first / 4] = pairs;
       row[first / 4 + 1] = pairs >> 8;
@@ -92,23 +121,34 @@ struct Source {
 template <typename X>
 __global__ void WriteKernel(__grid_constant__ const Source key,
                             __grid_constant__ const Source value, const int64_t* slots, int tokens,
-                            Pool pool) {
+                            Pool pool, __grid_constant__ const RopeView query) {
   const int token = blockIdx.x * kWarps + threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
+  const int groups = key.projection.num_groups + value.projection.num_groups;
+  AdmitNext();
+  if (static_cast<int>(blockIdx.y) >= groups) {
+    const int share = blockIdx.y - groups;
+    const PairTurner<X> turner(query, min(token, tokens - 1), share * kWarp + lane,
+                               (gridDim.y - groups) * kWarp);
+    AwaitPrevious();
+    if (token < tokens) turner.Turn();
+    return;
+  }
   const bool is_key = static_cast<int>(blockIdx.y) < key.projection.num_groups;
   const Source& source = is_key ? key : value;
   const int group = blockIdx.y - (is_key ? 0 : key.projection.num_groups);
   const SegmentView& segment = source.projection.groups[group];
   int first = 0;
   for (int g = 0; g < group; ++g) first += source.projection.groups[g].rank;
-  AdmitNext();
-  AwaitPrevious();
-  if (token >= tokens || slots[token] < 0) return;
+  // What no kernel writes is read ahead.
+  const int64_t slot = token < tokens ? slots[token] : -1;
   const X* from = static_cast<const X*>(source.x) + token * source.stride + first;
-  std::byte* block = pool.data + slots[token] / pool.block_size * pool.block_bytes;
-  const int offset = slots[token] % pool.block_size;
+  std::byte* block = pool.data + slot / pool.block_size * pool.block_bytes;
+  const int offset = slot % pool.block_size;
   auto* row = reinterpret_cast<uint8_t*>(block) + segment.codes_offset +
               static_cast<int64_t>(offset) * segment.row_bytes;
+  AwaitPrevious();
+  if (slot < 0) return;
   switch (segment.format) {
     case LatentFormat::kF32:
       return StoreFloats<float>(from, row, segment.rank, lane);
@@ -128,7 +168,8 @@ __global__ void WriteKernel(__grid_constant__ const Source key,
 
 }  // namespace
 
-void LatentWrites(Context& context, const LatentWriteArgs& key, const LatentWriteArgs* value) {
+void LatentWrites(Context& context, const LatentWriteArgs& key, const LatentWriteArgs* value,
+                  const RopeArgs* query) {
   const int tokens = key.x.dim(0);
   if (tokens == 0) return;
   const Pool pool{key.pool.data, key.pool.block_bytes, key.pool.block_size};
@@ -137,11 +178,13 @@ void LatentWrites(Context& context, const LatentWriteArgs& key, const LatentWrit
   };
   const Source keys = source_of(key);
   const Source values = value != nullptr ? source_of(*value) : Source{};
+  const RopeView turned = query != nullptr ? ViewOf(*query) : RopeView{};
+  const auto shares = CeilDiv(turned.heads * turned.half, kPairsPerThread * kWarp);
   const dim3 grid(CeilDiv(tokens, kWarps),
-                  keys.projection.num_groups + values.projection.num_groups);
+                  keys.projection.num_groups + values.projection.num_groups + shares);
   DispatchActivation(key.x.dtype, [&](auto type) {
     LaunchEarly(context, WriteKernel<decltype(type)>, grid, kWarps * kWarp, 0, "latent_write", keys,
-                values, key.slot_mapping.ptr<int64_t>(), tokens, pool);
+                values, key.slot_mapping.ptr<int64_t>(), tokens, pool, turned);
   });
 }
 

@@ -18,6 +18,20 @@ __device__ inline void CopyAsync16(uint32_t dst, const void* src, int valid) {
                : "memory");
 }
 
+// The same; policy: how the second-level cache keeps the line.
+__device__ inline void CopyAsync16(uint32_t dst, const void* src, int valid, uint64_t policy) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(dst),
+               "l"(src), "r"(valid), "l"(policy)
+               : "memory");
+}
+
+// For what is read once.
+__device__ inline uint64_t EvictFirst() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
+  return policy;
+}
+
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
 
 // Waits until at most kPending of this thread's groups are unfinished.

@@ -1,28 +1,19 @@
 // Per-head transforms in place: rotary embedding and the block Hadamard rotation.
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/ops.h"
+#include "kernels/cuda/rope.cuh"
 
 namespace palu::cuda {
 namespace {
 
-// A token's pairs are shared by gridDim.y blocks; a thread turns one pair at a time.
+// A token's pairs are shared by gridDim.y blocks.
 template <typename T>
-__global__ void RopeKernel(T* x, int64_t token_stride, int64_t head_stride, int heads, int half,
-                           const int32_t* positions, const float* cos_sin) {
+__global__ void RopeKernel(__grid_constant__ const RopeView view) {
   AdmitNext();
+  const PairTurner<T> turner(view, blockIdx.x, blockIdx.y * blockDim.x + threadIdx.x,
+                             gridDim.y * blockDim.x);
   AwaitPrevious();
-  const float* angles = cos_sin + static_cast<int64_t>(positions[blockIdx.x]) * 2 * half;
-  const int step = gridDim.y * blockDim.x;
-  for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < heads * half; i += step) {
-    const int dim = i % half;
-    T* head = x + blockIdx.x * token_stride + i / half * head_stride;
-    const float c = angles[dim];
-    const float s = angles[half + dim];
-    const float a = ToFloat(head[dim]);
-    const float b = ToFloat(head[dim + half]);
-    head[dim] = FromFloat<T>(a * c - b * s);
-    head[dim + half] = FromFloat<T>(b * c + a * s);
-  }
+  turner.Turn();
 }
 
 // One block per (token, head), a thread per dimension; butterflies within sub-blocks of `block`.
@@ -53,14 +44,10 @@ __global__ void HadamardKernel(T* x, int64_t token_stride, int64_t head_stride, 
 
 void Rope(Context& context, const RopeArgs& args) {
   if (args.x.num_elements() == 0) return;
-  const int half = args.cos_sin.dim(1) / 2;
+  const RopeView view = ViewOf(args);
   DispatchActivation(args.x.dtype, [&](auto type) {
-    using T = decltype(type);
-    const int heads = args.x.dim(1);
-    const dim3 grid(args.x.dim(0), CeilDiv(heads * half, 4 * 256));
-    LaunchEarly(context, RopeKernel<T>, grid, 256, 0, "rope", args.x.ptr<T>(), args.x.stride[0],
-                args.x.stride[1], heads, half, args.positions.ptr<int32_t>(),
-                args.cos_sin.ptr<float>());
+    const dim3 grid(args.x.dim(0), CeilDiv(view.heads * view.half, kPairsPerThread * 256));
+    LaunchEarly(context, RopeKernel<decltype(type)>, grid, 256, 0, "rope", view);
   });
 }
 

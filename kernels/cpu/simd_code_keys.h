@@ -125,7 +125,8 @@ static inline void SumPairs(const CodeKeysBlock& block, const PairRows<kRotate>&
     for (int b = 0; b < kBlocks; ++b) sums[r][b] = SetSums(0);
   }
   const uint8_t* codes = block.codes + column * 4;
-#pragma GCC unroll 2
+  // Unrolled, GCC 12 copies every accumulator between registers, some to memory and back, per turn.
+#pragma GCC unroll 1
   for (int q = 0; q < block.quads; ++q, codes += kTileTokens * 4) {
     Quads c[kBlocks];
 #pragma GCC unroll 8

@@ -12,9 +12,14 @@ void AttentionWorker::ScoreKeyGroup(int group, int64_t tile_begin, Range tokens)
   LoadKeyLatents(group, tile_begin, tokens, columns);
   Prefetch(segment, tile_begin + kTileTokens);
   const int row_count = rows_per_head();
+  const bool dense_codes = ScoresCodes();
   for (int h = 0; h < args_.key.heads_per_group; ++h) {
     const int head = group * args_.key.heads_per_group + h;
     const int64_t row = static_cast<int64_t>(head - unit_ * shape_.unit_heads) * row_count;
+    if (dense_codes) {
+      ScoreDenseCodes(h, columns, row);
+      continue;
+    }
     if (args_.key.dense()) {
       kernels_.transpose(staging_ + h * shape_.head_dim, staging_width_, columns,
                          shape_.head_dim_padded, keys_, kTileTokens);
@@ -38,7 +43,7 @@ void AttentionWorker::ScoreKeyGroup(int group, int64_t tile_begin, Range tokens)
 
 void AttentionWorker::LoadKeyLatents(int group, int64_t tile_begin, Range tokens, int columns) {
   const LatentSegment& segment = args_.key.groups[group];
-  if (!FromCodes()) {
+  if (!FromCodes() && !ScoresCodes()) {
     LoadRows(segment, tile_begin, tokens, staging_, staging_width_);
     if (args_.key.dense()) return;
     kernels_.transpose(staging_, staging_width_, columns,
@@ -55,6 +60,30 @@ void AttentionWorker::LoadKeyLatents(int group, int64_t tile_begin, Range tokens
               kernels_.widen_scales(scales, count, scales_ + t, scales_ + kTileTokens + t);
             });
   kernels_.nibbles_to_quads(nibbles, stride, words, columns, reinterpret_cast<uint32_t*>(latents_));
+}
+
+bool AttentionWorker::ScoresCodes() const {
+  if (!args_.key.dense() || shape_.head_dim > kMaxDigitDim) return false;
+  // A head's slice of a row starts with a word of codes.
+  if (args_.key.heads_per_group > 1 && shape_.head_dim % 8 != 0) return false;
+  return std::all_of(args_.key.groups.begin(), args_.key.groups.end(), [](const auto& segment) {
+    return IsQuantized(segment.format) && segment.format != LatentFormat::kInt8;
+  });
+}
+
+void AttentionWorker::ScoreDenseCodes(int head_in_group, int columns, int64_t row) {
+  constexpr int kColumns = 32;
+  kernels_.score_dense_codes({.rows = queries_ + row * shape_.head_dim_padded,
+                              .row_stride = shape_.head_dim_padded,
+                              .num_rows = rows_per_head(),
+                              .depth = shape_.head_dim_padded,
+                              .codes = reinterpret_cast<const uint8_t*>(latents_) +
+                                       int64_t{head_in_group} * shape_.head_dim * kTileTokens,
+                              .columns = static_cast<int>(RoundUp(columns, kColumns)),
+                              .token_scales = scales_,
+                              .token_zeros = scales_ + kTileTokens,
+                              .out = scores_ + row * kTileTokens,
+                              .out_stride = kTileTokens});
 }
 
 const float* AttentionWorker::KeyBias(int head) {

@@ -33,7 +33,7 @@ AttentionShape MakeShape(const LatentAttentionArgs& args) {
   s.unit_heads = std::lcm(args.key.heads_per_group, args.value.heads_per_group);
   s.units = s.kv_heads / s.unit_heads;
   const int value_width = args.value.dense() ? s.head_dim : Width(args.value);
-  s.row_width = static_cast<int>(RoundUp(value_width, kVectorPad));
+  s.row_width = static_cast<int>(RoundUp(value_width, kValueColumns));
   PALU_CHECK(s.q_heads % s.kv_heads == 0 && s.kv_heads % s.unit_heads == 0);
   return s;
 }
@@ -102,6 +102,7 @@ void AttentionWorker::LoadQueries() {
   float* out = queries_;
   const int first_head = unit_ * shape_.unit_heads * shape_.queries_per_kv;
   const int half = RotatesInPairs() ? shape_.rotary_dim / 2 : 0;
+  const bool as_digits = ScoresCodes();
   for (int h = 0; h < shape_.unit_heads * shape_.queries_per_kv; ++h) {
     for (int i = 0; i < block_->num_queries; ++i) {
       const float* q = args_.q.ptr<float>() + (first_row + i) * args_.q.stride[0] +
@@ -111,6 +112,7 @@ void AttentionWorker::LoadQueries() {
         out[2 * d + 1] = q[half + d] * args_.scale;
       }
       for (int d = 2 * half; d < shape_.head_dim; ++d) out[d] = q[d] * args_.scale;
+      if (as_digits) kernels_.digits_of_query(out, shape_.head_dim, RowDigits::At(out));
       out += shape_.head_dim_padded;
     }
   }
@@ -193,46 +195,6 @@ void AttentionWorker::Softmax(int64_t tile_begin, const AttentionState& state) {
   }
 }
 
-void AttentionWorker::AddValueGroup(int group, int64_t tile_begin, Range tokens,
-                                    const AttentionState& state) {
-  const LatentSegment& segment = args_.value.groups[group];
-  LoadRows(segment, tile_begin, tokens, staging_, staging_width_);
-  Prefetch(segment, tile_begin + kTileTokens);
-  const bool dense = args_.value.dense();
-  const int width = dense ? shape_.head_dim : segment.rank;
-  // Rows of all heads read the same latents; those of a dense head read its slice.
-  const int parts = dense ? args_.value.heads_per_group : 1;
-  const int row_count = rows_per_head() * args_.value.heads_per_group / parts;
-  const int first_row =
-      (group * args_.value.heads_per_group - unit_ * shape_.unit_heads) * rows_per_head();
-  for (int part = 0; part < parts; ++part) {
-    const float* values = staging_ + part * shape_.head_dim;
-    // Neighbouring rows that see the same tokens go together; a row's own sum does not change.
-    for (int row = 0; row < row_count;) {
-      const Range seen = Visible(row % block_->num_queries, tile_begin);
-      int next = row + 1;
-      for (; next < row_count; ++next) {
-        const Range other = Visible(next % block_->num_queries, tile_begin);
-        if (other.begin != seen.begin || other.end != seen.end) break;
-      }
-      const int64_t first = static_cast<int64_t>(first_row) + part * row_count + row;
-      if (seen.begin < seen.end) {
-        kernels_.gemm({.a = scores_ + first * kTileTokens + seen.begin,
-                       .lda = kTileTokens,
-                       .b = values + seen.begin * staging_width_,
-                       .ldb = staging_width_,
-                       .c = state.acc + first * shape_.row_width,
-                       .ldc = shape_.row_width,
-                       .m = next - row,
-                       .n = static_cast<int>(RoundUp(width, kVectorPad)),
-                       .k = seen.end - seen.begin,
-                       .accumulate = true});
-      }
-      row = next;
-    }
-  }
-}
-
 void AttentionWorker::Merge(const AttentionState& part, Range heads,
                             const AttentionState& total) const {
   for (int row = heads.begin * block_->num_queries; row < heads.end * block_->num_queries; ++row) {
@@ -262,6 +224,9 @@ void AttentionWorker::Finish(const AttentionState& state, Range heads) const {
     float* out =
         args_.out.ptr<float>() + first_row * args_.out.stride[0] + q_head * args_.out.stride[1];
     float* acc = state.acc + static_cast<int64_t>(h) * count * shape_.row_width;
+    if (SumsCodes(args_.value.groups[kv_head / args_.value.heads_per_group])) {
+      for (int i = 0; i < count; ++i) PutInOrder(acc + int64_t{i} * shape_.row_width);
+    }
     for (int i = 0; i < count; ++i) {
       const float sum = state.sum[h * count + i];
       kernels_.scale(acc + static_cast<int64_t>(i) * shape_.row_width, shape_.row_width,

@@ -37,6 +37,9 @@ struct AttentionState {
   static AttentionState At(float* memory, int64_t rows, int64_t row_width);
 };
 
+// Columns of values that lie together in AttentionWorker::SumsCodes' order.
+inline constexpr int kValueColumns = 32;
+
 // Rows of an up matrix that are widened to f32 at a time.
 inline constexpr int kPanelRows = 12;
 
@@ -116,8 +119,20 @@ class AttentionWorker {
   bool RotatesInPairs() const {
     return FromCodes() && !args_.k_norm.defined() && shape_.rotary_dim > 0;
   }
+  // Whether dense keys are scored as codes; queries are digits then.
+  bool ScoresCodes() const;
+  void ScoreDenseCodes(int head_in_group, int columns, int64_t row);
   void Softmax(int64_t tile_begin, const AttentionState& state);
+
+  // attention_values.cc
   void AddValueGroup(int group, int64_t tile_begin, Range tokens, const AttentionState& state);
+  // Whether values are summed as codes; weights of a tile become digits then, and columns of the
+  // state lie as nibbles_to_token_quads leaves them.
+  bool SumsCodes(const LatentSegment& segment) const;
+  void LoadValueCodes(const LatentSegment& segment, int64_t tile_begin, Range tokens);
+  void AddValueCodes(int group, int64_t tile_begin, Range tokens, const AttentionState& state);
+  // A row of the state whose columns lie so.
+  void PutInOrder(float* row) const;
 
   const KernelTable& kernels_;
   const LatentAttentionArgs& args_;
@@ -128,7 +143,7 @@ class AttentionWorker {
 
   float* staging_;  // [kTileTokens, row_width]: rows as cached
   float* latents_;  // [row_width, kTileTokens]: latents of a key group, transposed; or codes, 4 per
-                    // token and row
+                    // token and row; or codes of values
   float* keys_;     // [head_dim, kTileTokens]: keys of one head, transposed
   float* cos_sin_;  // [rotary_dim, kTileTokens]
   const float* rope_offsets_;  // as Scratch
@@ -136,7 +151,7 @@ class AttentionWorker {
   float* scores_;              // [rows, kTileTokens]
   float* panel_;               // [kPanelRows, row_width]: widened rows of an up matrix
   float* vectors_;             // [2, head_dim]: bias, norm
-  float* scales_;              // [2, kTileTokens]: scale and zero of a key group's codes
+  float* scales_;              // [2, kTileTokens]: scale and zero of a group's codes
   int64_t staging_width_;
   AttentionState part_, total_;
 };

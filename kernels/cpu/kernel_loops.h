@@ -14,6 +14,7 @@
 #include "kernels/cpu/simd_quads.h"  // after simd_unpack.h, whose loads it uses
 
 #include "kernels/cpu/simd_code_keys.h"  // after simd_quads.h
+#include "kernels/cpu/simd_code_sums.h"  // likewise
 #include "kernels/cpu/simd_quant.h"      // likewise
 
 namespace palu::cpu::PALU_SIMD_NAMESPACE {
@@ -35,6 +36,11 @@ static constexpr KernelTable MakeTable(const char* name) {
       .keys_from_codes = KeysFromCodes,
       .unpack_nibbles = UnpackNibbles,
       .nibbles_to_quads = NibblesToQuads,
+      .nibbles_to_token_quads = NibblesToTokenQuads,
+      .digits_of_weights = DigitsOfWeights,
+      .digits_of_query = DigitsOfQuery,
+      .add_value_sums = AddValueSums,
+      .score_dense_codes = ScoreDenseCodes,
       .widen_scales = WidenScales,
       .transpose = Transpose,
       .softmax_tile = SoftmaxTile,

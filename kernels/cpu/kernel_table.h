@@ -119,6 +119,35 @@ struct CodeKeysBlock {
   float* scores = nullptr;  // [query_rows, kTileTokens]
 };
 
+// A row of floats in three signed digits each, unit * (16384 * first + 128 * second + third), in
+// the place of the floats: behind this the first digits, then the second, then the third ones.
+struct RowDigits {
+  float unit = 0.0f;
+  float rest = 0.0f;  // what the zeros of the other operand are multiplied by, or have come to
+
+  int8_t* Digits() { return reinterpret_cast<int8_t*>(this + 1); }
+  const int8_t* Digits() const { return reinterpret_cast<const int8_t*>(this + 1); }
+  static RowDigits* At(float* row) { return reinterpret_cast<RowDigits*>(row); }
+  static const RowDigits* At(const float* row) { return reinterpret_cast<const RowDigits*>(row); }
+};
+
+// Longest row of digits of a query.
+inline constexpr int kMaxDigitDim = 512;
+
+// Digits of rows with codes of tokens.
+struct CodeSumsBlock {
+  const float* rows = nullptr;  // RowDigits
+  int64_t row_stride = 0;
+  int num_rows = 0;
+  int depth = 0;  // digits of a row, a multiple of 4
+  const uint8_t* codes = nullptr;
+  int columns = 0;                      // multiple of 32
+  const float* token_scales = nullptr;  // [kTileTokens], for keys
+  const float* token_zeros = nullptr;   // likewise
+  float* out = nullptr;                 // [num_rows, columns]
+  int64_t out_stride = 0;
+};
+
 // Turns rebuilt keys of one head into keys as attended to: bias, norm, rotation; columns are
 // tokens.
 struct FinishKeysBlock {
@@ -186,6 +215,21 @@ struct KernelTable {
   // written up to that multiple. columns is a multiple of kVectorPad.
   void (*nibbles_to_quads)(const uint32_t* in, int64_t ld_in, int words, int columns,
                            uint32_t* out /* [quads, kTileTokens] */);
+  // The same words as quads of tokens, [blocks, kTileTokens / 4, 2, 16, 4]: of each 32 codes the
+  // even ones, then the odd ones.
+  void (*nibbles_to_token_quads)(const uint32_t* in, int64_t ld_in, int blocks, uint8_t* out);
+  // Digits of a tile's weights times the tokens' scales; rest: the weights times the zeros. out may
+  // lie where weights do.
+  void (*digits_of_weights)(const float* weights, const float* scales, const float* zeros,
+                            RowDigits* out);
+  // Digits of a query, of each eight numbers the even ones first; rest: their sum. head_dim is at
+  // most kMaxDigitDim; digits are padded with zeros to a multiple of kVectorPad; out may lie where
+  // the query does.
+  void (*digits_of_query)(const float* query, int head_dim, RowDigits* out);
+  // out += weights times values, columns in the order of nibbles_to_token_quads.
+  void (*add_value_sums)(const CodeSumsBlock& block);
+  // out = queries times dense keys, codes as nibbles_to_quads leaves them; columns are tokens.
+  void (*score_dense_codes)(const CodeSumsBlock& block);
   // The (scale, zero) pairs of neighbouring tokens.
   void (*widen_scales)(const std::byte* scales, int tokens, float* scale, float* zero);
 

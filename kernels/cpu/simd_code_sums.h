@@ -1,0 +1,205 @@
+// Products of f32 rows with codes of cached rows as they are stored: weights with values, queries
+// with dense keys. A row is rounded to three signed digits (RowDigits), codes are summed as
+// integers and scales and zeros come to the finished sums, so that a row's result does not depend
+// on its company.
+#pragma once
+
+namespace palu::cpu::PALU_SIMD_NAMESPACE {
+
+// Rows whose sums are held in registers.
+#if defined(__AVX512F__)
+inline constexpr int kCodeSumRows = 4;
+#else
+inline constexpr int kCodeSumRows = 1;
+#endif
+
+// The largest number becomes this, so that the first digit is at most 127; the others lie in
+// [-64, 64].
+inline constexpr float kLargestDigits = 127 * 16384 + 8000;
+
+// Whole numbers of at most 7 bits and a sign as bytes.
+static inline void StoreBytes(int8_t* out, Vec x) {
+#if defined(__AVX512F__)
+  const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
+#else
+  float numbers[kLanes];
+  Store(numbers, x);
+  for (int i = 0; i < kLanes; ++i) out[i] = static_cast<int8_t>(numbers[i]);
+#endif
+}
+
+// The digits of n numbers of magnitudes up to max, n a multiple of kLanes, the first ones of all,
+// then the second ones, then the third ones; returns their unit.
+static inline float ToDigits(const float* x, int n, float max, int8_t* digits) {
+  constexpr float kTiny = 1e-30f;
+  const Vec inverse = Set1(max > kTiny ? kLargestDigits / max : 0.0f);
+  const Vec most = Set1(kLargestDigits), least = Set1(-kLargestDigits);
+  for (int i = 0; i < n; i += kLanes, digits += kLanes) {
+    // A comparison with NaN takes the second operand.
+    const Vec whole = Round(Min(Max(Mul(Load(x + i), inverse), least), most));
+    const Vec first = Round(Mul(whole, Set1(1.0f / 16384)));
+    const Vec rest = Fnma(first, Set1(16384.0f), whole);
+    const Vec second = Round(Mul(rest, Set1(1.0f / 128)));
+    StoreBytes(digits, first);
+    StoreBytes(digits + n, second);
+    StoreBytes(digits + 2 * n, Fnma(second, Set1(128.0f), rest));
+  }
+  return max > kTiny ? max / kLargestDigits : 0.0f;
+}
+
+static void DigitsOfWeights(const float* weights, const float* scales, const float* zeros,
+                            RowDigits* out) {
+  float scaled[kTileTokens];
+  Vec largest = Zero(), rest = Zero();
+  for (int i = 0; i < kTileTokens; i += kLanes) {
+    const Vec weight = Load(weights + i), x = Mul(weight, Load(scales + i));
+    Store(scaled + i, x);
+    largest = Max(x, largest);
+    rest = Fma(weight, Load(zeros + i), rest);
+  }
+  out->unit = ToDigits(scaled, kTileTokens, ReduceMax(largest), out->Digits());
+  out->rest = ReduceAdd(rest);
+}
+
+static void DigitsOfQuery(const float* query, int head_dim, RowDigits* out) {
+  const int padded = static_cast<int>(RoundUp(head_dim, kVectorPad));
+  float ordered[kMaxDigitDim];
+  float largest = 0, sum = 0;
+  for (int i = 0; i < padded; ++i) {
+    const int number = i / 8 * 8 + i % 4 * 2 + i / 4 % 2;
+    ordered[i] = number < head_dim ? query[number] : 0.0f;
+    const float size = __builtin_fabsf(ordered[i]);
+    largest = size > largest ? size : largest;
+    sum += ordered[i];
+  }
+  out->unit = ToDigits(ordered, padded, largest, out->Digits());
+  out->rest = sum;
+}
+
+#if defined(__AVX2__)
+// Sixteen bytes of four tokens, as they lie beside each other in quads.
+static inline void InterleaveTokens(const uint8_t* in, int64_t row_bytes, __m128i* quads) {
+  __m128i row[4];
+  for (int t = 0; t < 4; ++t) {
+    row[t] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + t * row_bytes));
+  }
+  const __m128i low01 = _mm_unpacklo_epi8(row[0], row[1]);
+  const __m128i high01 = _mm_unpackhi_epi8(row[0], row[1]);
+  const __m128i low23 = _mm_unpacklo_epi8(row[2], row[3]);
+  const __m128i high23 = _mm_unpackhi_epi8(row[2], row[3]);
+  quads[0] = _mm_unpacklo_epi16(low01, low23);
+  quads[1] = _mm_unpackhi_epi16(low01, low23);
+  quads[2] = _mm_unpacklo_epi16(high01, high23);
+  quads[3] = _mm_unpackhi_epi16(high01, high23);
+}
+#endif
+
+static void NibblesToTokenQuads(const uint32_t* in, int64_t ld_in, int blocks, uint8_t* out) {
+  const int64_t row_bytes = 4 * ld_in;
+  for (int b = 0; b < blocks; ++b) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(in) + 16 * b;
+    for (int t = 0; t < kTileTokens; t += 4, bytes += 4 * row_bytes, out += 128) {
+#if defined(__AVX2__)
+      __m128i quads[4];
+      InterleaveTokens(bytes, row_bytes, quads);
+      const __m128i mask = _mm_set1_epi8(15);
+      for (int i = 0; i < 4; ++i) {
+        auto* even = reinterpret_cast<__m128i*>(out + 16 * i);
+        _mm_storeu_si128(even, _mm_and_si128(quads[i], mask));
+        _mm_storeu_si128(even + 4, _mm_and_si128(_mm_srli_epi16(quads[i], 4), mask));
+      }
+#else
+      for (int i = 0; i < 64; ++i) {
+        const uint8_t byte = bytes[i % 4 * row_bytes + i / 4];
+        out[i] = byte & 15u;
+        out[64 + i] = byte >> 4;
+      }
+#endif
+    }
+  }
+}
+
+// sums[3 r + i]: the digits i of rows r with kVecs lines of codes.
+template <int kRows, int kVecs>
+static inline void SumDigits(const CodeSumsBlock& block, int row, const uint8_t* codes,
+                             int64_t line_bytes, QuadSums (*sums)[kVecs]) {
+  const int8_t* digits[3 * kRows];
+#pragma GCC unroll 12
+  for (int r = 0; r < 3 * kRows; ++r) {
+    const RowDigits* of_row = RowDigits::At(block.rows + (row + r / 3) * block.row_stride);
+    digits[r] = of_row->Digits() + r % 3 * block.depth;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) sums[r][v] = SetSums(0);
+  }
+  // As in SumPairs.
+#pragma GCC unroll 1
+  for (int depth = 0; depth < block.depth; depth += 4, codes += line_bytes) {
+    Quads c[kVecs];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVecs; ++v) c[v] = LoadQuads(codes + v * kQuadLanes * 4);
+#pragma GCC unroll 12
+    for (int r = 0; r < 3 * kRows; ++r) {
+      const QuadWord word = SpreadWord(WordAt(digits[r] + depth));
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) sums[r][v] = DotQuads(sums[r][v], c[v], word);
+    }
+  }
+}
+
+template <int kVecs>
+static inline Vec AllDigits(const QuadSums (*sums)[kVecs], int line, int v) {
+  const Vec low = Fma(SumsToF32(sums[1][line], v), Set1(128.0f), SumsToF32(sums[2][line], v));
+  return Fma(SumsToF32(sums[0][line], v), Set1(16384.0f), low);
+}
+
+template <int kRows>
+static inline void ValueSumsOf(const CodeSumsBlock& block, int row) {
+  for (; row + kRows <= block.num_rows; row += kRows) {
+    for (int b = 0; b < block.columns / 32; ++b) {
+      QuadSums sums[3 * kRows][2];
+      SumDigits<kRows, 2>(block, row, block.codes + b * kTileTokens * 32, 128, sums);
+      for (int r = 0; r < kRows; ++r) {
+        const RowDigits* of_row = RowDigits::At(block.rows + (row + r) * block.row_stride);
+        const Vec unit = Set1(of_row->unit), rest = Set1(of_row->rest);
+        float* out = block.out + (row + r) * block.out_stride + 32 * b;
+        for (int line = 0; line < 2; ++line) {
+          for (int v = 0; v < kQuadVecs; ++v, out += kLanes) {
+            const Vec all = AllDigits(sums + 3 * r, line, v);
+            Store(out, Add(Load(out), Fma(all, unit, rest)));
+          }
+        }
+      }
+    }
+  }
+  if constexpr (kRows > 1) ValueSumsOf<kRows / 2>(block, row);
+}
+
+static void AddValueSums(const CodeSumsBlock& block) { ValueSumsOf<kCodeSumRows>(block, 0); }
+
+template <int kRows>
+static inline void KeyScoresOf(const CodeSumsBlock& block, int row) {
+  constexpr int kVecs = 2;
+  for (; row + kRows <= block.num_rows; row += kRows) {
+    for (int column = 0; column < block.columns; column += kVecs * kQuadLanes) {
+      QuadSums sums[3 * kRows][kVecs];
+      SumDigits<kRows, kVecs>(block, row, block.codes + 4 * column, 4 * kTileTokens, sums);
+      for (int r = 0; r < kRows; ++r) {
+        const RowDigits* of_row = RowDigits::At(block.rows + (row + r) * block.row_stride);
+        const Vec unit = Set1(of_row->unit), rest = Set1(of_row->rest);
+        for (int v = 0; v < kVecs * kQuadVecs; ++v) {
+          const int at = column + v * kLanes, line = v / kQuadVecs;
+          const Vec all = AllDigits(sums + 3 * r, line, v % kQuadVecs);
+          const Vec zeros = Mul(Load(block.token_zeros + at), rest);
+          Store(block.out + (row + r) * block.out_stride + at,
+                Fma(Mul(all, unit), Load(block.token_scales + at), zeros));
+        }
+      }
+    }
+  }
+  if constexpr (kRows > 1) KeyScoresOf<kRows / 2>(block, row);
+}
+
+static void ScoreDenseCodes(const CodeSumsBlock& block) { KeyScoresOf<kCodeSumRows>(block, 0); }
+
+}  // namespace palu::cpu::PALU_SIMD_NAMESPACE

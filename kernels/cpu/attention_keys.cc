@@ -63,6 +63,7 @@ void AttentionWorker::LoadKeyLatents(int group, int64_t tile_begin, Range tokens
 }
 
 bool AttentionWorker::ScoresCodes() const {
+  if (kernels_.score_dense_codes == nullptr) return false;
   if (!args_.key.dense() || shape_.head_dim > kMaxDigitDim) return false;
   // A head's slice of a row starts with a word of codes.
   if (args_.key.heads_per_group > 1 && shape_.head_dim % 8 != 0) return false;

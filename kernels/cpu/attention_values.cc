@@ -7,6 +7,7 @@
 namespace palu::cpu {
 
 bool AttentionWorker::SumsCodes(const LatentSegment& segment) const {
+  if (kernels_.add_value_sums == nullptr) return false;
   if (!IsQuantized(segment.format) || segment.format == LatentFormat::kInt8) return false;
   return !args_.value.dense() || args_.value.heads_per_group == 1 ||
          shape_.head_dim % kValueColumns == 0;

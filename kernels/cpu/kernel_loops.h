@@ -14,13 +14,15 @@
 #include "kernels/cpu/simd_quads.h"  // after simd_unpack.h, whose loads it uses
 
 #include "kernels/cpu/simd_code_keys.h"  // after simd_quads.h
-#include "kernels/cpu/simd_code_sums.h"  // likewise
 #include "kernels/cpu/simd_quant.h"      // likewise
+#if defined(__AVX512VNNI__)
+#include "kernels/cpu/simd_code_sums.h"  // likewise
+#endif
 
 namespace palu::cpu::PALU_SIMD_NAMESPACE {
 
 static constexpr KernelTable MakeTable(const char* name) {
-  return {
+  KernelTable table = {
       .name = name,
       .matmul = Matmul,
       .tile_rows = kTileRows,
@@ -36,11 +38,6 @@ static constexpr KernelTable MakeTable(const char* name) {
       .keys_from_codes = KeysFromCodes,
       .unpack_nibbles = UnpackNibbles,
       .nibbles_to_quads = NibblesToQuads,
-      .nibbles_to_token_quads = NibblesToTokenQuads,
-      .digits_of_weights = DigitsOfWeights,
-      .digits_of_query = DigitsOfQuery,
-      .add_value_sums = AddValueSums,
-      .score_dense_codes = ScoreDenseCodes,
       .widen_scales = WidenScales,
       .transpose = Transpose,
       .softmax_tile = SoftmaxTile,
@@ -59,6 +56,14 @@ static constexpr KernelTable MakeTable(const char* name) {
       .count_above = CountAbove,
       .keep_allowed = KeepAllowed,
   };
+#if defined(__AVX512VNNI__)
+  table.nibbles_to_token_quads = NibblesToTokenQuads;
+  table.digits_of_weights = DigitsOfWeights;
+  table.digits_of_query = DigitsOfQuery;
+  table.add_value_sums = AddValueSums;
+  table.score_dense_codes = ScoreDenseCodes;
+#endif
+  return table;
 }
 
 }  // namespace palu::cpu::PALU_SIMD_NAMESPACE

@@ -215,21 +215,23 @@ struct KernelTable {
   // written up to that multiple. columns is a multiple of kVectorPad.
   void (*nibbles_to_quads)(const uint32_t* in, int64_t ld_in, int words, int columns,
                            uint32_t* out /* [quads, kTileTokens] */);
+  // This and the four below are null where the set lacks VNNI: without it f32 is faster.
   // The same words as quads of tokens, [blocks, kTileTokens / 4, 2, 16, 4]: of each 32 codes the
   // even ones, then the odd ones.
-  void (*nibbles_to_token_quads)(const uint32_t* in, int64_t ld_in, int blocks, uint8_t* out);
+  void (*nibbles_to_token_quads)(const uint32_t* in, int64_t ld_in, int blocks,
+                                 uint8_t* out) = nullptr;
   // Digits of a tile's weights times the tokens' scales; rest: the weights times the zeros. out may
   // lie where weights do.
   void (*digits_of_weights)(const float* weights, const float* scales, const float* zeros,
-                            RowDigits* out);
+                            RowDigits* out) = nullptr;
   // Digits of a query, of each eight numbers the even ones first; rest: their sum. head_dim is at
   // most kMaxDigitDim; digits are padded with zeros to a multiple of kVectorPad; out may lie where
   // the query does.
-  void (*digits_of_query)(const float* query, int head_dim, RowDigits* out);
+  void (*digits_of_query)(const float* query, int head_dim, RowDigits* out) = nullptr;
   // out += weights times values, columns in the order of nibbles_to_token_quads.
-  void (*add_value_sums)(const CodeSumsBlock& block);
+  void (*add_value_sums)(const CodeSumsBlock& block) = nullptr;
   // out = queries times dense keys, codes as nibbles_to_quads leaves them; columns are tokens.
-  void (*score_dense_codes)(const CodeSumsBlock& block);
+  void (*score_dense_codes)(const CodeSumsBlock& block) = nullptr;
   // The (scale, zero) pairs of neighbouring tokens.
   void (*widen_scales)(const std::byte* scales, int tokens, float* scale, float* zero);
 

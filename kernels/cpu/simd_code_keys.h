@@ -125,8 +125,7 @@ static inline void SumPairs(const CodeKeysBlock& block, const PairRows<kRotate>&
     for (int b = 0; b < kBlocks; ++b) sums[r][b] = SetSums(0);
   }
   const uint8_t* codes = block.codes + column * 4;
-  // Unrolled, GCC 12 copies every accumulator between registers, some to memory and back, per turn.
-#pragma GCC unroll 1
+#pragma GCC unroll kQuadUnroll
   for (int q = 0; q < block.quads; ++q, codes += kTileTokens * 4) {
     Quads c[kBlocks];
 #pragma GCC unroll 8

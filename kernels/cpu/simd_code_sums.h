@@ -1,17 +1,13 @@
 // Products of f32 rows with codes of cached rows as they are stored: weights with values, queries
 // with dense keys. A row is rounded to three signed digits (RowDigits), codes are summed as
 // integers and scales and zeros come to the finished sums, so that a row's result does not depend
-// on its company.
+// on its company. For sets with VNNI: elsewhere three digits cost more than products in f32.
 #pragma once
 
 namespace palu::cpu::PALU_SIMD_NAMESPACE {
 
 // Rows whose sums are held in registers.
-#if defined(__AVX512F__)
 inline constexpr int kCodeSumRows = 4;
-#else
-inline constexpr int kCodeSumRows = 1;
-#endif
 
 // The largest number becomes this, so that the first digit is at most 127; the others lie in
 // [-64, 64].
@@ -19,14 +15,8 @@ inline constexpr float kLargestDigits = 127 * 16384 + 8000;
 
 // Whole numbers of at most 7 bits and a sign as bytes.
 static inline void StoreBytes(int8_t* out, Vec x) {
-#if defined(__AVX512F__)
   const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
-#else
-  float numbers[kLanes];
-  Store(numbers, x);
-  for (int i = 0; i < kLanes; ++i) out[i] = static_cast<int8_t>(numbers[i]);
-#endif
 }
 
 // The digits of n numbers of magnitudes up to max, n a multiple of kLanes, the first ones of all,
@@ -77,7 +67,6 @@ static void DigitsOfQuery(const float* query, int head_dim, RowDigits* out) {
   out->rest = sum;
 }
 
-#if defined(__AVX2__)
 // Sixteen bytes of four tokens, as they lie beside each other in quads.
 static inline void InterleaveTokens(const uint8_t* in, int64_t row_bytes, __m128i* quads) {
   __m128i row[4];
@@ -93,14 +82,12 @@ static inline void InterleaveTokens(const uint8_t* in, int64_t row_bytes, __m128
   quads[2] = _mm_unpacklo_epi16(high01, high23);
   quads[3] = _mm_unpackhi_epi16(high01, high23);
 }
-#endif
 
 static void NibblesToTokenQuads(const uint32_t* in, int64_t ld_in, int blocks, uint8_t* out) {
   const int64_t row_bytes = 4 * ld_in;
   for (int b = 0; b < blocks; ++b) {
     const auto* bytes = reinterpret_cast<const uint8_t*>(in) + 16 * b;
     for (int t = 0; t < kTileTokens; t += 4, bytes += 4 * row_bytes, out += 128) {
-#if defined(__AVX2__)
       __m128i quads[4];
       InterleaveTokens(bytes, row_bytes, quads);
       const __m128i mask = _mm_set1_epi8(15);
@@ -109,13 +96,6 @@ static void NibblesToTokenQuads(const uint32_t* in, int64_t ld_in, int blocks, u
         _mm_storeu_si128(even, _mm_and_si128(quads[i], mask));
         _mm_storeu_si128(even + 4, _mm_and_si128(_mm_srli_epi16(quads[i], 4), mask));
       }
-#else
-      for (int i = 0; i < 64; ++i) {
-        const uint8_t byte = bytes[i % 4 * row_bytes + i / 4];
-        out[i] = byte & 15u;
-        out[64 + i] = byte >> 4;
-      }
-#endif
     }
   }
 }
@@ -132,8 +112,7 @@ static inline void SumDigits(const CodeSumsBlock& block, int row, const uint8_t*
 #pragma GCC unroll 8
     for (int v = 0; v < kVecs; ++v) sums[r][v] = SetSums(0);
   }
-  // As in SumPairs.
-#pragma GCC unroll 1
+#pragma GCC unroll kQuadUnroll
   for (int depth = 0; depth < block.depth; depth += 4, codes += line_bytes) {
     Quads c[kVecs];
 #pragma GCC unroll 8

@@ -8,6 +8,14 @@ namespace palu::cpu::PALU_SIMD_NAMESPACE {
 
 inline constexpr int kQuadVecs = kQuadLanes / kLanes;  // Vecs that hold one value per lane
 
+// Turns of a loop of DotQuads into many accumulators. With VNNI GCC 12 copies every one of them in
+// an unrolled turn, some to memory and back; without, unrolling pays.
+#if defined(__AVX512VNNI__)
+inline constexpr int kQuadUnroll = 1;
+#else
+inline constexpr int kQuadUnroll = 2;
+#endif
+
 #if defined(__AVX512F__)
 
 using Quads = __m512i;

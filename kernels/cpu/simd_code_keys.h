@@ -13,6 +13,7 @@ inline constexpr int kKeyPairs = 2, kKeyBlocks = 1;
 inline constexpr int kKeyPairs = 1, kKeyBlocks = 1;
 #endif
 
+#if !defined(__AVX512F__)
 // Eight 2- or 3-bit codes of a row, i a multiple of 8, as four bits each.
 template <LatentFormat kFormat>
 static inline uint32_t EightNibbles(const std::byte* row, int rank, int i) {
@@ -31,6 +32,27 @@ static inline uint32_t EightNibbles(const std::byte* row, int rank, int i) {
   }
   return bits;
 }
+#else
+// Up to sixteen words of eight 2- or 3-bit codes as four bits each, from word `first` of a row on;
+// zeros behind them.
+template <LatentFormat kFormat>
+static inline void SixteenWords(const std::byte* row, int words, int first, uint32_t* out) {
+  const auto spread = [](__m512i x, int shift, int mask) {
+    return _mm512_and_si512(_mm512_or_si512(x, _mm512_slli_epi32(x, shift)),
+                            _mm512_set1_epi32(mask));
+  };
+  const int count = words - first;
+  const auto mask = static_cast<__mmask16>(count < 16 ? (1u << count) - 1 : 0xffff);
+  __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, row + 2 * first));
+  bits = spread(spread(spread(bits, 8, 0x00ff00ff), 4, 0x0f0f0f0f), 2, 0x33333333);
+  if constexpr (kFormat == LatentFormat::kInt3) {
+    __m512i high = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, row + 2 * words + first));
+    high = spread(spread(spread(high, 12, 0x000f000f), 6, 0x03030303), 3, 0x11111111);
+    bits = _mm512_or_si512(bits, _mm512_slli_epi32(high, 2));
+  }
+  _mm512_storeu_si512(out + first, bits);
+}
+#endif
 
 template <LatentFormat kFormat>
 static inline void NibblesOf(const std::byte* codes, int64_t row_bytes, int tokens, int rank,
@@ -46,7 +68,11 @@ static inline void NibblesOf(const std::byte* codes, int64_t row_bytes, int toke
       for (; i + kLanes <= words; i += kLanes) Store(to + i, Load(from + i));
       if (i < words) Store(to + i, LoadPartial(from + i, words - i));
     } else {
+#if defined(__AVX512F__)
+      for (int i = 0; i < words; i += 16) SixteenWords<kFormat>(codes, words, i, out);
+#else
       for (int i = 0; i < words; ++i) out[i] = EightNibbles<kFormat>(codes, rank, 8 * i);
+#endif
     }
   }
 }
@@ -80,7 +106,19 @@ static void NibblesToQuads(const uint32_t* in, int64_t ld_in, int words, int col
 }
 
 static void WidenScales(const std::byte* scales, int tokens, float* scale, float* zero) {
-  for (int t = 0; t < tokens; ++t, scales += kScaleBytes) {
+  int t = 0;
+#if defined(__AVX512F__)
+  const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+  for (; t + 16 <= tokens; t += 16, scales += 16 * kScaleBytes) {
+    const auto* from = reinterpret_cast<const __m256i*>(scales);
+    const __m512 low = _mm512_cvtph_ps(_mm256_loadu_si256(from));
+    const __m512 high = _mm512_cvtph_ps(_mm256_loadu_si256(from + 1));
+    _mm512_storeu_ps(scale + t, _mm512_permutex2var_ps(low, even, high));
+    _mm512_storeu_ps(zero + t, _mm512_permutex2var_ps(low, odd, high));
+  }
+#endif
+  for (; t < tokens; ++t, scales += kScaleBytes) {
     F16 pair[2];
     __builtin_memcpy(pair, scales, sizeof(pair));
     scale[t] = Widen1(pair[0]);

@@ -50,16 +50,23 @@ void AttentionWorker::LoadKeyLatents(int group, int64_t tile_begin, Range tokens
                        static_cast<int>(RoundUp(segment.rank, kVectorPad)), latents_, kTileTokens);
     return;
   }
+  const int64_t stride = LoadNibbles(segment, tile_begin, tokens);
+  kernels_.nibbles_to_quads(reinterpret_cast<const uint32_t*>(staging_), stride,
+                            static_cast<int>(RoundUp(segment.rank, 8) / 8), columns,
+                            reinterpret_cast<uint32_t*>(latents_));
+}
+
+int64_t AttentionWorker::LoadNibbles(const LatentSegment& segment, int64_t tile_begin,
+                                     Range tokens) {
   auto* nibbles = reinterpret_cast<uint32_t*>(staging_);
-  const int words = static_cast<int>(RoundUp(segment.rank, 8) / 8);
-  const int64_t stride = RoundUp(words, kVectorPad);
+  const int64_t stride = RoundUp(RoundUp(segment.rank, 8) / 8, kVectorPad);
   ForBlocks(segment, tile_begin, tokens,
             [&](int t, int count, const std::byte* codes, const std::byte* scales) {
               kernels_.unpack_nibbles(segment.format, codes, segment.row_bytes, count, segment.rank,
                                       nibbles + t * stride, stride);
               kernels_.widen_scales(scales, count, scales_ + t, scales_ + kTileTokens + t);
             });
-  kernels_.nibbles_to_quads(nibbles, stride, words, columns, reinterpret_cast<uint32_t*>(latents_));
+  return stride;
 }
 
 bool AttentionWorker::ScoresCodes() const {
@@ -67,9 +74,8 @@ bool AttentionWorker::ScoresCodes() const {
   if (!args_.key.dense() || shape_.head_dim > kMaxDigitDim) return false;
   // A head's slice of a row starts with a word of codes.
   if (args_.key.heads_per_group > 1 && shape_.head_dim % 8 != 0) return false;
-  return std::all_of(args_.key.groups.begin(), args_.key.groups.end(), [](const auto& segment) {
-    return IsQuantized(segment.format) && segment.format != LatentFormat::kInt8;
-  });
+  return std::all_of(args_.key.groups.begin(), args_.key.groups.end(),
+                     [](const auto& segment) { return Bits(segment.format) <= 4; });
 }
 
 void AttentionWorker::ScoreDenseCodes(int head_in_group, int columns, int64_t row) {

@@ -119,12 +119,23 @@ class AttentionWorker {
   bool RotatesInPairs() const {
     return FromCodes() && !args_.k_norm.defined() && shape_.rotary_dim > 0;
   }
+  // Codes of 4 bits and fewer as nibbles in staging_, scales and zeros in scales_; returns the
+  // words between tokens.
+  int64_t LoadNibbles(const LatentSegment& segment, int64_t tile_begin, Range tokens);
   // Whether dense keys are scored as codes; queries are digits then.
   bool ScoresCodes() const;
   void ScoreDenseCodes(int head_in_group, int columns, int64_t row);
   void Softmax(int64_t tile_begin, const AttentionState& state);
 
   // attention_values.cc
+  // How rows of scores meet the values of a group: rows of all heads read the same latents, those
+  // of a dense head its slice.
+  struct ValueParts {
+    int width, parts;  // columns of a part
+    int row_count;     // of a part
+    int first_row;     // of the first one
+  };
+  ValueParts PartsOf(int group) const;
   void AddValueGroup(int group, int64_t tile_begin, Range tokens, const AttentionState& state);
   // Whether values are summed as codes; weights of a tile become digits then, and columns of the
   // state lie as nibbles_to_token_quads leaves them.

@@ -8,25 +8,28 @@ namespace palu::cpu {
 
 bool AttentionWorker::SumsCodes(const LatentSegment& segment) const {
   if (kernels_.add_value_sums == nullptr) return false;
-  if (!IsQuantized(segment.format) || segment.format == LatentFormat::kInt8) return false;
+  if (Bits(segment.format) > 4) return false;
   return !args_.value.dense() || args_.value.heads_per_group == 1 ||
          shape_.head_dim % kValueColumns == 0;
 }
 
+AttentionWorker::ValueParts AttentionWorker::PartsOf(int group) const {
+  const bool dense = args_.value.dense();
+  const int heads = args_.value.heads_per_group, parts = dense ? heads : 1;
+  return {.width = dense ? shape_.head_dim : args_.value.groups[group].rank,
+          .parts = parts,
+          .row_count = rows_per_head() * heads / parts,
+          .first_row = (group * heads - unit_ * shape_.unit_heads) * rows_per_head()};
+}
+
 void AttentionWorker::LoadValueCodes(const LatentSegment& segment, int64_t tile_begin,
                                      Range tokens) {
-  auto* nibbles = reinterpret_cast<uint32_t*>(staging_);
-  const int64_t stride = RoundUp(RoundUp(segment.rank, 8) / 8, kVectorPad);
   // Tokens that nobody loads have weight 0, which a scale must not turn into NaN.
   std::fill(scales_, scales_ + 2 * kTileTokens, 0.0f);
-  ForBlocks(segment, tile_begin, tokens,
-            [&](int t, int count, const std::byte* codes, const std::byte* scales) {
-              kernels_.unpack_nibbles(segment.format, codes, segment.row_bytes, count, segment.rank,
-                                      nibbles + t * stride, stride);
-              kernels_.widen_scales(scales, count, scales_ + t, scales_ + kTileTokens + t);
-            });
+  const int64_t stride = LoadNibbles(segment, tile_begin, tokens);
   const int blocks = static_cast<int>(RoundUp(segment.rank, kValueColumns) / kValueColumns);
-  kernels_.nibbles_to_token_quads(nibbles, stride, blocks, reinterpret_cast<uint8_t*>(latents_));
+  kernels_.nibbles_to_token_quads(reinterpret_cast<const uint32_t*>(staging_), stride, blocks,
+                                  reinterpret_cast<uint8_t*>(latents_));
 }
 
 void AttentionWorker::AddValueCodes(int group, int64_t tile_begin, Range tokens,
@@ -34,12 +37,7 @@ void AttentionWorker::AddValueCodes(int group, int64_t tile_begin, Range tokens,
   const LatentSegment& segment = args_.value.groups[group];
   LoadValueCodes(segment, tile_begin, tokens);
   Prefetch(segment, tile_begin + kTileTokens);
-  const bool dense = args_.value.dense();
-  const int width = dense ? shape_.head_dim : segment.rank;
-  const int parts = dense ? args_.value.heads_per_group : 1;
-  const int row_count = rows_per_head() * args_.value.heads_per_group / parts;
-  const int first_row =
-      (group * args_.value.heads_per_group - unit_ * shape_.unit_heads) * rows_per_head();
+  const auto [width, parts, row_count, first_row] = PartsOf(group);
   const auto seen = [&](int row) {
     const Range range = Visible(row % block_->num_queries, tile_begin);
     return range.begin < range.end;
@@ -85,13 +83,7 @@ void AttentionWorker::AddValueGroup(int group, int64_t tile_begin, Range tokens,
   if (SumsCodes(segment)) return AddValueCodes(group, tile_begin, tokens, state);
   LoadRows(segment, tile_begin, tokens, staging_, staging_width_);
   Prefetch(segment, tile_begin + kTileTokens);
-  const bool dense = args_.value.dense();
-  const int width = dense ? shape_.head_dim : segment.rank;
-  // Rows of all heads read the same latents; those of a dense head read its slice.
-  const int parts = dense ? args_.value.heads_per_group : 1;
-  const int row_count = rows_per_head() * args_.value.heads_per_group / parts;
-  const int first_row =
-      (group * args_.value.heads_per_group - unit_ * shape_.unit_heads) * rows_per_head();
+  const auto [width, parts, row_count, first_row] = PartsOf(group);
   for (int part = 0; part < parts; ++part) {
     const float* values = staging_ + part * shape_.head_dim;
     // Neighbouring rows that see the same tokens go together; a row's own sum does not change.

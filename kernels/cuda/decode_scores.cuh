@@ -48,6 +48,12 @@ __device__ inline float2 FactorPair(bool bf16_factor, uint32_t word) {
   return __half22float2(*reinterpret_cast<const __half2*>(&word));
 }
 
+// Pairs of bf16 as pairs of f16.
+__device__ inline uint4 HalvesOf(const uint4& pairs) {
+  const auto halves = [](uint32_t pair) { return PackF16Saturated(LowBF16(pair), HighBF16(pair)); };
+  return {halves(pairs.x), halves(pairs.y), halves(pairs.z), halves(pairs.w)};
+}
+
 // Two bf16 numbers, scaled.
 template <bool kF16>
 __device__ inline uint32_t ScaledPair(uint32_t pair, float scale) {
@@ -249,9 +255,12 @@ template <int kHeadDim, int kBlocks, Numbers kNumbers>
 class RebuildScorer {
  public:
   static constexpr bool kScaled = IsScaled(kNumbers);
-  static constexpr bool kF16 = TakesF16(kNumbers);
   static constexpr bool kByRows = false;
   static constexpr bool kInRegisters = kBlocks == 1 && kHeadDim <= 128;
+  // Key numbers become f16 in any case. Of up to 32 products their sums are f16 too, rounded once
+  // more on the way, which spares turning them from f32; bf16 latents become f16 for that.
+  static constexpr bool kHalfSums = kBlocks == 1;
+  static constexpr bool kF16 = kHalfSums || TakesF16(kNumbers);
   static constexpr int kPairs = kHeadDim / 16;  // of tiles
   static constexpr int kFactorBytes = kInRegisters ? 0 : kPairs * 2 * kBlocks * kWarp * 16;
   static_assert(kPairs % 4 == 0);
@@ -316,14 +325,13 @@ class RebuildScorer {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int j = quad * 4 + i;
-        float x1[4], x2[4];
+        uint32_t x1[2], x2[2], a[4];
         RebuildTile(2 * j, latent, lane, x1);
         RebuildTile(2 * j + 1, latent, lane, x2);
-        uint32_t a[4];
 #pragma unroll
         for (int side = 0; side < 2; ++side) {
-          Rotate(PackF16(x1[2 * side], x1[2 * side + 1]), PackF16(x2[2 * side], x2[2 * side + 1]),
-                 Word(cosine[side], i), Word(sine[side], i), &a[side], &a[2 + side]);
+          Rotate(x1[side], x2[side], Word(cosine[side], i), Word(sine[side], i), &a[side],
+                 &a[2 + side]);
         }
         Mma<true>(i % 2 == 0 ? score : odd, a, query_[j].x, query_[j].y, j < 2);
       }
@@ -362,6 +370,9 @@ class RebuildScorer {
       if constexpr (kScaled) {
         low = ScalePairs(low, unit.scales[g]);
         high = ScalePairs(high, unit.scales[g + 8]);
+      } else if constexpr (kF16 && !TakesF16(kNumbers)) {
+        low = HalvesOf(low);
+        high = HalvesOf(high);
       }
       latent[2 * b][0] = low.x, latent[2 * b][1] = high.x;
       latent[2 * b][2] = low.y, latent[2 * b][3] = high.y;
@@ -372,14 +383,22 @@ class RebuildScorer {
     }
   }
 
+  // Eight key numbers of sixteen tokens as pairs of f16, of tokens g and of tokens g + 8.
   __device__ void RebuildTile(int tile, const uint32_t (&latent)[2 * kBlocks][4], int lane,
-                              float (&x)[4]) {
+                              uint32_t (&pairs)[2]) {
+    float x[4];
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
       const uint4 u = kInRegisters ? factor_[tile] : memory_[(tile * kBlocks + b) * kWarp + lane];
-      Mma<kF16>(x, latent[2 * b], u.x, u.y, b == 0);
-      Mma<kF16>(x, latent[2 * b + 1], u.z, u.w, false);
+      if constexpr (kHalfSums) {
+        FirstMmaHalf(pairs, latent[0], u.x, u.y);
+        MmaHalf(pairs, latent[1], u.z, u.w);
+      } else {
+        Mma<kF16>(x, latent[2 * b], u.x, u.y, b == 0);
+        Mma<kF16>(x, latent[2 * b + 1], u.z, u.w, false);
+      }
     }
+    if constexpr (!kHalfSums) pairs[0] = PackF16(x[0], x[1]), pairs[1] = PackF16(x[2], x[3]);
   }
 
   uint4* memory_;

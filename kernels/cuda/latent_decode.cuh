@@ -14,14 +14,20 @@ namespace palu::cuda {
 
 enum class KeyKind { kDense, kLowRank };
 
+// Value rows of 81 to 96 numbers, but for bf16, have instances of their own: a number of tiles that
+// is known when compiling keeps branches out of the inner loop.
+inline constexpr int kExactLowRankTiles = 6;
+
 // What an instance is compiled for. kBlocks: blocks of 32 numbers of a key row (low rank);
-// kTiles: most tiles of 16 numbers of a value row; kSingle: one query head per KV head.
+// kTiles: tiles of 16 numbers of a value row, at most or exactly; kSingle: one query head per KV
+// head.
 template <KeyKind kKeys, int kDim, int kBlocks, int kTiles, Numbers kHeld, bool kOne>
 struct DecodeShape {
   static constexpr bool kLowRank = kKeys == KeyKind::kLowRank;
   static constexpr int kHeadDim = kDim;
   static constexpr int kKeyBlocks = kBlocks;
   static constexpr int kValueTiles = kTiles;
+  static constexpr bool kExactTiles = !kLowRank || kTiles == kExactLowRankTiles;
   static constexpr Numbers kNumbers = kHeld;
   static constexpr bool kScaled = IsScaled(kHeld);
   static constexpr bool kSingle = kOne;
@@ -95,7 +101,8 @@ class ValueSum {
     float score[kUnits][4];
   };
 
-  __device__ void Add(const HeadView& head, const Tokens& tokens, int tiles, int lane) {
+  __device__ void Add(const HeadView& head, const Tokens& tokens, int most_tiles, int lane) {
+    const int tiles = Shape::kExactTiles ? kTiles : most_tiles;
     bool larger = false;
 #pragma unroll
     for (int n = 0; n < kUnits; ++n) {

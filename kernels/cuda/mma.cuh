@@ -92,6 +92,22 @@ __device__ inline void FirstMmaBF16(float (&c)[4], const uint32_t (&a)[4], uint3
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
 }
 
+// c = a b, or c += a b, with sums kept in f16: two pairs, of row g and of row g + 8.
+__device__ inline void MmaHalf(uint32_t (&c)[2], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, "
+      "{%0,%1};\n"
+      : "+r"(c[0]), "+r"(c[1])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ inline void FirstMmaHalf(uint32_t (&c)[2], const uint32_t (&a)[4], uint32_t b0,
+                                    uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, "
+      "{%8,%8};\n"
+      : "=r"(c[0]), "=r"(c[1])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
+}
+
 // The transpose of an 8 x 8 matrix of 16-bit numbers; lane (g, q) holds row g, columns 2q and 2q
 // + 1.
 __device__ inline uint32_t Transpose(uint32_t pair) {
@@ -103,6 +119,13 @@ __device__ inline uint32_t Transpose(uint32_t pair) {
 __device__ inline uint32_t PackF16(float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// The same; what f16 cannot hold becomes its largest number.
+__device__ inline uint32_t PackF16Saturated(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;\n" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
 }
 
 __device__ inline uint32_t PackBF16(float low, float high) {

@@ -5,6 +5,8 @@
 // g + 8. With one query head (kSingle), lanes with q == g / 2 get score[0] and score[2].
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/decode_codes.cuh"
 #include "kernels/cuda/decode_layout.cuh"
 #include "kernels/cuda/pipeline.cuh"
@@ -325,13 +327,14 @@ class RebuildScorer {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int j = quad * 4 + i;
-        uint32_t x1[2], x2[2], a[4];
+        Sums x1, x2;
         RebuildTile(2 * j, latent, lane, x1);
         RebuildTile(2 * j + 1, latent, lane, x2);
+        uint32_t a[4];
 #pragma unroll
         for (int side = 0; side < 2; ++side) {
-          Rotate(x1[side], x2[side], Word(cosine[side], i), Word(sine[side], i), &a[side],
-                 &a[2 + side]);
+          Rotate(KeyPair(x1, side), KeyPair(x2, side), Word(cosine[side], i), Word(sine[side], i),
+                 &a[side], &a[2 + side]);
         }
         Mma<true>(i % 2 == 0 ? score : odd, a, query_[j].x, query_[j].y, j < 2);
       }
@@ -383,22 +386,31 @@ class RebuildScorer {
     }
   }
 
-  // Eight key numbers of sixteen tokens as pairs of f16, of tokens g and of tokens g + 8.
+  // Eight key numbers of sixteen tokens, as the product gives them.
+  using Sums = std::conditional_t<kHalfSums, uint32_t[2], float[4]>;
+
   __device__ void RebuildTile(int tile, const uint32_t (&latent)[2 * kBlocks][4], int lane,
-                              uint32_t (&pairs)[2]) {
-    float x[4];
+                              Sums& x) {
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
       const uint4 u = kInRegisters ? factor_[tile] : memory_[(tile * kBlocks + b) * kWarp + lane];
       if constexpr (kHalfSums) {
-        FirstMmaHalf(pairs, latent[0], u.x, u.y);
-        MmaHalf(pairs, latent[1], u.z, u.w);
+        FirstMmaHalf(x, latent[0], u.x, u.y);
+        MmaHalf(x, latent[1], u.z, u.w);
       } else {
         Mma<kF16>(x, latent[2 * b], u.x, u.y, b == 0);
         Mma<kF16>(x, latent[2 * b + 1], u.z, u.w, false);
       }
     }
-    if constexpr (!kHalfSums) pairs[0] = PackF16(x[0], x[1]), pairs[1] = PackF16(x[2], x[3]);
+  }
+
+  // A pair of them in f16: of token g (side 0) or g + 8.
+  __device__ static uint32_t KeyPair(const Sums& x, int side) {
+    if constexpr (kHalfSums) {
+      return x[side];
+    } else {
+      return PackF16(x[2 * side], x[2 * side + 1]);
+    }
   }
 
   uint4* memory_;

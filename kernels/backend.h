@@ -280,8 +280,10 @@ class Backend {
 
   // An up factor of low-rank keys, prepared for rebuilding keys from latents of this format, or an
   // empty buffer where LatentAttention wants nothing but the factor itself. May round the factor:
-  // by at most 1/254 of a row's largest number, where latents are much coarser than that.
-  virtual Buffer PackUp(const Tensor& up /* [rows, rank] */, LatentFormat format) {
+  // by at most 1/254 of the largest number of a row, or of the two rows that rotate together, where
+  // latents are much coarser than that.
+  virtual Buffer PackUp(const Tensor& up /* [heads * head_dim, rank] */, LatentFormat format,
+                        int head_dim, int rotary_dim) {
     return Buffer();
   }
 

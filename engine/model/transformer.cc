@@ -76,7 +76,8 @@ void Transformer::BuildProjections(const std::vector<LayerSpec>& specs,
     Layer layer;
     layer.group = static_cast<size_t>(segments.group);
     for (const Tensor& up : weights.key.up) {
-      Buffer packed = backend_.PackUp(up, specs[i].key.format);
+      const int rotary_dim = config_.ropes[static_cast<size_t>(config_.layers[i].rope)].rotary_dim;
+      Buffer packed = backend_.PackUp(up, specs[i].key.format, config_.head_dim, rotary_dim);
       workspace_bytes_ += static_cast<int64_t>(packed.bytes());
       if (packed.defined()) layer.packed_up.push_back(std::move(packed));
     }

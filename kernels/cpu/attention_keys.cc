@@ -15,7 +15,9 @@ void AttentionWorker::ScoreKeyGroup(int group, int64_t tile_begin, Range tokens)
   const bool dense_codes = ScoresCodes();
   for (int h = 0; h < args_.key.heads_per_group; ++h) {
     const int head = group * args_.key.heads_per_group + h;
-    const int64_t row = static_cast<int64_t>(head - unit_ * shape_.unit_heads) * row_count;
+    const int head_in_unit = head - unit_ * shape_.unit_heads;
+    if (head_in_unit < kv_heads_.begin || head_in_unit >= kv_heads_.end) continue;
+    const int64_t row = static_cast<int64_t>(head_in_unit) * row_count;
     if (dense_codes) {
       ScoreDenseCodes(h, columns, row);
       continue;
@@ -29,7 +31,7 @@ void AttentionWorker::ScoreKeyGroup(int group, int64_t tile_begin, Range tokens)
       RebuildKeys(group, h, columns);
       FinishKeys(head, columns);
     }
-    kernels_.gemm({.a = queries_ + row * shape_.head_dim_padded,
+    kernels_.gemm({.a = turned_ + row * shape_.head_dim_padded,
                    .lda = shape_.head_dim_padded,
                    .b = keys_,
                    .ldb = kTileTokens,
@@ -38,6 +40,9 @@ void AttentionWorker::ScoreKeyGroup(int group, int64_t tile_begin, Range tokens)
                    .m = row_count,
                    .n = columns,
                    .k = shape_.head_dim});
+    if (KeysInUnits()) {
+      kernels_.scale_columns(scores_ + row * kTileTokens, row_count, units_->scales);
+    }
   }
 }
 
@@ -50,23 +55,37 @@ void AttentionWorker::LoadKeyLatents(int group, int64_t tile_begin, Range tokens
                        static_cast<int>(RoundUp(segment.rank, kVectorPad)), latents_, kTileTokens);
     return;
   }
-  const int64_t stride = LoadNibbles(segment, tile_begin, tokens);
-  kernels_.nibbles_to_quads(reinterpret_cast<const uint32_t*>(staging_), stride,
-                            static_cast<int>(RoundUp(segment.rank, 8) / 8), columns,
-                            reinterpret_cast<uint32_t*>(latents_));
+  const NibbleRows rows = LoadNibbles(segment, tile_begin, tokens);
+  kernels_.nibbles_to_quads(rows, columns, reinterpret_cast<uint32_t*>(latents_));
+  if (FromCodes()) kernels_.token_units(scales_, scales_ + kTileTokens, units_);
 }
 
-int64_t AttentionWorker::LoadNibbles(const LatentSegment& segment, int64_t tile_begin,
-                                     Range tokens) {
+NibbleRows AttentionWorker::LoadNibbles(const LatentSegment& segment, int64_t tile_begin,
+                                        Range tokens) {
+  NibbleRows rows;
+  rows.words = static_cast<int>(RoundUp(segment.rank, 8) / 8);
+  // Rows of the cache are read where they are if a run of tokens never leaves a block.
+  const bool in_place = kernels_.reads_whole_rows_only && segment.format == LatentFormat::kInt4 &&
+                        args_.pool.block_size % kRowRun == 0;
   auto* nibbles = reinterpret_cast<uint32_t*>(staging_);
-  const int64_t stride = RoundUp(RoundUp(segment.rank, 8) / 8, kVectorPad);
+  const int64_t stride = RoundUp(rows.words, kVectorPad);
+  rows.row_bytes = in_place ? segment.row_bytes : 4 * stride;
+  for (int run = 0; run * kRowRun < kTileTokens; ++run) {
+    rows.runs[run] = reinterpret_cast<const std::byte*>(nibbles + run * kRowRun * stride);
+  }
   ForBlocks(segment, tile_begin, tokens,
             [&](int t, int count, const std::byte* codes, const std::byte* scales) {
-              kernels_.unpack_nibbles(segment.format, codes, segment.row_bytes, count, segment.rank,
-                                      nibbles + t * stride, stride);
               kernels_.widen_scales(scales, count, scales_ + t, scales_ + kTileTokens + t);
+              if (!in_place) {
+                kernels_.unpack_nibbles(segment.format, codes, segment.row_bytes, count,
+                                        segment.rank, nibbles + t * stride, stride);
+                return;
+              }
+              for (int first = t / kRowRun * kRowRun; first < t + count; first += kRowRun) {
+                rows.runs[first / kRowRun] = codes + (first - t) * segment.row_bytes;
+              }
             });
-  return stride;
+  return rows;
 }
 
 bool AttentionWorker::ScoresCodes() const {
@@ -101,35 +120,39 @@ const float* AttentionWorker::KeyBias(int head) {
   return vectors_;
 }
 
+PackedUp AttentionWorker::PackedOf(int group) const {
+  return PackedUp::At(args_.key.packed_up[group].data(),
+                      int64_t{args_.key.heads_per_group} * shape_.head_dim,
+                      args_.key.groups[group].rank);
+}
+
 AttentionWorker::Made AttentionWorker::KeysFromCodes(int group, int head_in_group, int columns,
                                                      int64_t row) {
   // Rows of queries up to which scores are cheaper than keys to and from memory.
   constexpr int kFewRows = 4;
-  const int rank = args_.key.groups[group].rank, head_dim = shape_.head_dim;
+  const int head_dim = shape_.head_dim;
   const int head = group * args_.key.heads_per_group + head_in_group;
   const int64_t first = static_cast<int64_t>(head_in_group) * head_dim;
-  const PackedUp up = PackedUp::At(args_.key.packed_up[group].data(),
-                                   int64_t{args_.key.heads_per_group} * head_dim, rank);
+  const PackedUp up = PackedOf(group);
   CodeKeysBlock block = {.factor = up.codes + first * up.stride,
                          .factor_stride = up.stride,
-                         .row_scales = up.scales + first,
                          .row_sums = up.sums + first,
-                         .bias = KeyBias(head),
+                         .row_inverses = up.inverses + first,
+                         .bias = args_.k_norm.defined() ? nullptr : KeyBias(head),
                          .codes = reinterpret_cast<const uint8_t*>(latents_),
-                         .token_scales = scales_,
-                         .token_zeros = scales_ + kTileTokens,
+                         .tokens = units_,
                          .head_dim = head_dim,
                          .quads = static_cast<int>(up.stride / 4),
                          .columns = columns,
                          .keys = keys_};
   if (RotatesInPairs()) {
-    block.cos_sin = cos_sin_;
+    block.cos_sin = rope_offsets_;
     block.rotary_dim = shape_.rotary_dim;
   }
-  const bool scores = !args_.k_norm.defined() && rows_per_head() <= kFewRows;
+  const bool scores = KeysInUnits() && rows_per_head() <= kFewRows;
   if (scores) {
     block.keys = nullptr;
-    block.queries = queries_ + row * shape_.head_dim_padded;
+    block.queries = turned_ + row * shape_.head_dim_padded;
     block.query_stride = shape_.head_dim_padded;
     block.query_rows = rows_per_head();
     block.scores = scores_ + row * kTileTokens;
@@ -173,7 +196,12 @@ void AttentionWorker::FinishKeys(int head, int columns) {
   block.keys = keys_;
   block.head_dim = shape_.head_dim;
   block.columns = columns;
-  if (!FromCodes()) block.bias = KeyBias(head);
+  block.bias = KeyBias(head);
+  if (FromCodes()) {
+    const int heads = args_.key.heads_per_group;
+    block.tokens = units_;
+    block.row_scales = PackedOf(head / heads).scales + int64_t{head % heads} * shape_.head_dim;
+  }
   if (args_.k_norm.defined()) {
     float* norm = vectors_ + shape_.head_dim;
     kernels_.to_f32(args_.k_norm.dtype, args_.k_norm.data, shape_.head_dim, norm);
@@ -181,14 +209,27 @@ void AttentionWorker::FinishKeys(int head, int columns) {
     block.norm = norm;
     block.norm_eps = args_.k_norm_eps;
   }
-  if (shape_.rotary_dim > 0) block.cos_sin = cos_sin_;
+  if (shape_.rotary_dim > 0) block.cos_sin = rope_offsets_;
   block.rotary_dim = shape_.rotary_dim;
   kernels_.finish_keys(block);
 }
 
-void AttentionWorker::LoadCosSin(int64_t tile_begin) {
-  kernels_.turn_cos_sin(args_.cos_sin.ptr<float>() + tile_begin * args_.cos_sin.stride[0],
-                        rope_offsets_, shape_.rotary_dim / 2, cos_sin_);
+void AttentionWorker::TurnQueries(int64_t tile_begin) {
+  const int half = shape_.rotary_dim / 2, width = shape_.head_dim_padded;
+  const float* cos_sin = args_.cos_sin.ptr<float>() + tile_begin * args_.cos_sin.stride[0];
+  const auto [begin, end] = rows();
+  const float* from = queries_ + int64_t{begin} * width;
+  float* to = turned_ + int64_t{begin} * width;
+  if (RotatesInPairs()) {
+    kernels_.turn_back(from, end - begin, width, cos_sin, half, to);
+    return;
+  }
+  std::copy(from, from + int64_t{end - begin} * width, to);
+  for (int row = begin; row < end; ++row) {
+    float* first = turned_ + int64_t{row} * width;
+    // The other way round than rotation ahead.
+    kernels_.rotate(first + half, first, cos_sin, cos_sin + half, half);
+  }
 }
 
 }  // namespace palu::cpu

@@ -12,6 +12,8 @@
 namespace palu::cpu {
 namespace {
 
+constexpr size_t kUnitFloats = sizeof(TokenUnits) / sizeof(float);
+
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 int Width(const LatentProjection& projection) {
@@ -56,9 +58,9 @@ AttentionSizes SizesFor(const StepLimits& limits) {
   sizes.rows = static_cast<int>(
       std::clamp(fitting, heads, heads * std::min<int64_t>(kMaxQueries, limits.max_tokens)));
   const size_t width = sizes.row_width, dim = sizes.head_dim, rows = sizes.rows;
-  sizes.floats_per_thread = 2 * kTileTokens * width + 2 * kTileTokens * dim + rows * dim +
+  sizes.floats_per_thread = 2 * kTileTokens * width + kTileTokens * dim + 2 * rows * dim +
                             rows * kTileTokens + kPanelRows * width + 2 * dim + 2 * kTileTokens +
-                            2 * AttentionState::Floats(rows, width);
+                            kUnitFloats + 2 * AttentionState::Floats(rows, width);
   return sizes;
 }
 
@@ -75,19 +77,22 @@ AttentionWorker::AttentionWorker(const KernelTable& kernels, const LatentAttenti
   staging_ = take(kTileTokens * width);
   latents_ = take(kTileTokens * width);
   keys_ = take(kTileTokens * dim);
-  cos_sin_ = take(kTileTokens * dim);
   queries_ = take(rows * dim);
+  turned_ = take(rows * dim);
+  if (args.key.dense() || shape.rotary_dim == 0) turned_ = queries_;
   scores_ = take(rows * kTileTokens);
   panel_ = take(kPanelRows * width);
   vectors_ = take(2 * dim);
   scales_ = take(2 * kTileTokens);
+  units_ = reinterpret_cast<TokenUnits*>(take(kUnitFloats));
   part_ = AttentionState::At(take(AttentionState::Floats(rows, width)), rows, shape.row_width);
   total_ = AttentionState::At(take(AttentionState::Floats(rows, width)), rows, shape.row_width);
 }
 
-void AttentionWorker::Select(const QueryBlock* block, int unit) {
+void AttentionWorker::Select(const QueryBlock* block, int unit, Range kv_heads) {
   block_ = block;
   unit_ = unit;
+  kv_heads_ = kv_heads;
 }
 
 AttentionWorker::Range AttentionWorker::Visible(int query, int64_t tile_begin) const {
@@ -99,19 +104,29 @@ AttentionWorker::Range AttentionWorker::Visible(int query, int64_t tile_begin) c
 
 void AttentionWorker::LoadQueries() {
   const int32_t first_row = args_.cu_seqlens.ptr<int32_t>()[block_->sequence] + block_->first_query;
-  float* out = queries_;
+  float* out = queries_ + static_cast<int64_t>(rows().begin) * shape_.head_dim_padded;
   const int first_head = unit_ * shape_.unit_heads * shape_.queries_per_kv;
   const int half = RotatesInPairs() ? shape_.rotary_dim / 2 : 0;
   const bool as_digits = ScoresCodes();
-  for (int h = 0; h < shape_.unit_heads * shape_.queries_per_kv; ++h) {
+  const int queries_per_kv = shape_.queries_per_kv;
+  for (int h = kv_heads_.begin * queries_per_kv; h < kv_heads_.end * queries_per_kv; ++h) {
+    const float* row_scales = nullptr;
+    if (KeysInUnits()) {
+      const int head = (first_head + h) / shape_.queries_per_kv, heads = args_.key.heads_per_group;
+      row_scales = PackedOf(head / heads).scales + int64_t{head % heads} * shape_.head_dim;
+    }
     for (int i = 0; i < block_->num_queries; ++i) {
       const float* q = args_.q.ptr<float>() + (first_row + i) * args_.q.stride[0] +
                        (first_head + h) * args_.q.stride[1];
+      const auto put = [&](int to, int from) {
+        out[to] = q[from] * args_.scale;
+        if (row_scales != nullptr) out[to] *= row_scales[from];
+      };
       for (int d = 0; d < half; ++d) {
-        out[2 * d] = q[d] * args_.scale;
-        out[2 * d + 1] = q[half + d] * args_.scale;
+        put(2 * d, d);
+        put(2 * d + 1, half + d);
       }
-      for (int d = 2 * half; d < shape_.head_dim; ++d) out[d] = q[d] * args_.scale;
+      for (int d = 2 * half; d < shape_.head_dim; ++d) put(d, d);
       if (as_digits) kernels_.digits_of_query(out, shape_.head_dim, RowDigits::At(out));
       out += shape_.head_dim_padded;
     }
@@ -119,9 +134,11 @@ void AttentionWorker::LoadQueries() {
 }
 
 void AttentionWorker::Run(int64_t begin, int64_t end, const AttentionState& state) {
-  std::memset(state.acc, 0, static_cast<size_t>(rows()) * shape_.row_width * sizeof(float));
-  std::fill(state.max, state.max + rows(), kMinusInfinity);
-  std::fill(state.sum, state.sum + rows(), 0.0f);
+  const auto [first_row, end_row] = rows();
+  std::fill(state.acc + int64_t{first_row} * shape_.row_width,
+            state.acc + int64_t{end_row} * shape_.row_width, 0.0f);
+  std::fill(state.max + first_row, state.max + end_row, kMinusInfinity);
+  std::fill(state.sum + first_row, state.sum + end_row, 0.0f);
   LoadQueries();
   const int64_t last = block_->first_position + block_->num_queries;
   const int64_t first =
@@ -137,16 +154,16 @@ void AttentionWorker::Run(int64_t begin, int64_t end, const AttentionState& stat
 }
 
 void AttentionWorker::RunTile(int64_t tile_begin, Range tokens, const AttentionState& state) {
-  if (!args_.key.dense() && shape_.rotary_dim > 0) LoadCosSin(tile_begin);
-  const int first_head = unit_ * shape_.unit_heads;
-  const int key_groups = shape_.unit_heads / args_.key.heads_per_group;
-  for (int g = 0; g < key_groups; ++g) {
-    ScoreKeyGroup(first_head / args_.key.heads_per_group + g, tile_begin, tokens);
+  if (turned_ != queries_) TurnQueries(tile_begin);
+  const int first_head = unit_ * shape_.unit_heads + kv_heads_.begin;
+  const int end_head = unit_ * shape_.unit_heads + kv_heads_.end;
+  const int per_key = args_.key.heads_per_group, per_value = args_.value.heads_per_group;
+  for (int g = first_head / per_key; g * per_key < end_head; ++g) {
+    ScoreKeyGroup(g, tile_begin, tokens);
   }
   Softmax(tile_begin, state);
-  const int value_groups = shape_.unit_heads / args_.value.heads_per_group;
-  for (int g = 0; g < value_groups; ++g) {
-    AddValueGroup(first_head / args_.value.heads_per_group + g, tile_begin, tokens, state);
+  for (int g = first_head / per_value; g * per_value < end_head; ++g) {
+    AddValueGroup(g, tile_begin, tokens, state);
   }
 }
 
@@ -179,18 +196,15 @@ void AttentionWorker::Prefetch(const LatentSegment& segment, int64_t tile_begin)
 }
 
 void AttentionWorker::Softmax(int64_t tile_begin, const AttentionState& state) {
-  int row = 0;
-  for (int h = 0; h < shape_.unit_heads * shape_.queries_per_kv; ++h) {
-    for (int i = 0; i < block_->num_queries; ++i, ++row) {
-      const Range seen = Visible(i, tile_begin);
-      if (seen.begin >= seen.end) continue;
-      const float shrink =
-          kernels_.softmax_tile(scores_ + static_cast<int64_t>(row) * kTileTokens, seen.begin,
-                                seen.end, state.max + row, state.sum + row);
-      if (shrink != 1.0f) {
-        kernels_.scale(state.acc + static_cast<int64_t>(row) * shape_.row_width, shape_.row_width,
-                       shrink);
-      }
+  for (int row = rows().begin; row < rows().end; ++row) {
+    const Range seen = Visible(row % block_->num_queries, tile_begin);
+    if (seen.begin >= seen.end) continue;
+    const float shrink =
+        kernels_.softmax_tile(scores_ + static_cast<int64_t>(row) * kTileTokens, seen.begin,
+                              seen.end, state.max + row, state.sum + row);
+    if (shrink != 1.0f) {
+      kernels_.scale(state.acc + static_cast<int64_t>(row) * shape_.row_width, shape_.row_width,
+                     shrink);
     }
   }
 }
@@ -209,7 +223,7 @@ void AttentionWorker::Merge(const AttentionState& part, Range heads,
     }
     const float max = std::max(total.max[row], part.max[row]);
     const float keep = std::exp(total.max[row] - max), add = std::exp(part.max[row] - max);
-    for (int i = 0; i < shape_.row_width; ++i) acc[i] = acc[i] * keep + other[i] * add;
+    kernels_.blend(acc, keep, other, add, shape_.row_width);
     total.sum[row] = total.sum[row] * keep + part.sum[row] * add;
     total.max[row] = max;
   }
@@ -218,23 +232,28 @@ void AttentionWorker::Merge(const AttentionState& part, Range heads,
 void AttentionWorker::Finish(const AttentionState& state, Range heads) const {
   const int32_t first_row = args_.cu_seqlens.ptr<int32_t>()[block_->sequence] + block_->first_query;
   const int count = block_->num_queries, head_dim = shape_.head_dim;
-  for (int h = heads.begin; h < heads.end; ++h) {
+  for (int h = heads.begin, together = 1; h < heads.end; h += together) {
     const int q_head = unit_ * shape_.unit_heads * shape_.queries_per_kv + h;
     const int kv_head = q_head / shape_.queries_per_kv;
+    // Single queries of a KV head's query heads are rows of one product.
+    together =
+        count > 1 ? 1 : std::min(heads.end - h, shape_.queries_per_kv - h % shape_.queries_per_kv);
+    const int rows = count * together;
+    const int64_t out_stride = count > 1 ? args_.out.stride[0] : args_.out.stride[1];
     float* out =
         args_.out.ptr<float>() + first_row * args_.out.stride[0] + q_head * args_.out.stride[1];
     float* acc = state.acc + static_cast<int64_t>(h) * count * shape_.row_width;
     if (SumsCodes(args_.value.groups[kv_head / args_.value.heads_per_group])) {
-      for (int i = 0; i < count; ++i) PutInOrder(acc + int64_t{i} * shape_.row_width);
+      for (int i = 0; i < rows; ++i) PutInOrder(acc + int64_t{i} * shape_.row_width);
     }
-    for (int i = 0; i < count; ++i) {
+    for (int i = 0; i < rows; ++i) {
       const float sum = state.sum[h * count + i];
       kernels_.scale(acc + static_cast<int64_t>(i) * shape_.row_width, shape_.row_width,
                      sum > 0.0f ? 1.0f / sum : 0.0f);
     }
     if (args_.value.dense()) {
-      for (int i = 0; i < count; ++i) {
-        std::memcpy(out + i * args_.out.stride[0], acc + static_cast<int64_t>(i) * shape_.row_width,
+      for (int i = 0; i < rows; ++i) {
+        std::memcpy(out + i * out_stride, acc + static_cast<int64_t>(i) * shape_.row_width,
                     head_dim * sizeof(float));
       }
       continue;
@@ -244,7 +263,7 @@ void AttentionWorker::Finish(const AttentionState& state, Range heads) const {
     MatmulBlock block;
     block.x = acc;
     block.x_stride = shape_.row_width;
-    block.rows = count;
+    block.rows = rows;
     block.weight = up.ptr<char>() + kv_head % args_.value.heads_per_group * head_dim *
                                         up.stride[0] * static_cast<int64_t>(SizeOf(up.dtype));
     block.weight_stride = up.stride[0];
@@ -257,7 +276,7 @@ void AttentionWorker::Finish(const AttentionState& state, Range heads) const {
       block.bias = vectors_;
     }
     block.out = out;
-    block.out_stride = args_.out.stride[0];
+    block.out_stride = out_stride;
     block.panel = panel_;
     kernels_.matmul(up.dtype, block);
   }

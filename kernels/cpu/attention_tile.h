@@ -7,6 +7,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/packed_up.h"
 #include "kernels/cpu/scratch.h"
 
 namespace palu::cpu {
@@ -56,14 +57,15 @@ class AttentionWorker {
   AttentionWorker(const KernelTable& kernels, const LatentAttentionArgs& args,
                   const AttentionShape& shape, const Scratch& scratch, float* memory);
 
-  // Chooses what the calls below are about.
-  void Select(const QueryBlock* block, int unit);
+  // Chooses what the calls below are about: a unit, or some KV heads of it.
+  void Select(const QueryBlock* block, int unit) { Select(block, unit, {0, shape_.unit_heads}); }
+  void Select(const QueryBlock* block, int unit, Range kv_heads);
 
   // The thread's own states, for blocks that one task handles alone.
   AttentionState part() const { return part_; }
   AttentionState total() const { return total_; }
 
-  // state = attention over positions [begin, end).
+  // state = attention over positions [begin, end), the rows of the chosen heads.
   void Run(int64_t begin, int64_t end, const AttentionState& state);
   // Query heads of the unit.
   Range heads() const { return {0, shape_.unit_heads * shape_.queries_per_kv}; }
@@ -73,13 +75,18 @@ class AttentionWorker {
   void Finish(const AttentionState& state, Range heads) const;
 
  private:
-  int rows() const { return shape_.UnitRows(block_->num_queries); }
+  // Rows of the chosen heads.
+  Range rows() const {
+    return {kv_heads_.begin * rows_per_head(), kv_heads_.end * rows_per_head()};
+  }
   int rows_per_head() const { return shape_.queries_per_kv * block_->num_queries; }
   // Tokens of the tile that a query sees.
   Range Visible(int query, int64_t tile_begin) const;
   void LoadQueries();
   void RunTile(int64_t tile_begin, Range tokens, const AttentionState& state);
-  void LoadCosSin(int64_t tile_begin);
+  // Queries of low-rank keys, rotated back by the position of the tile's first token: keys are
+  // rotated by their offset from it alone, which is the same in all tiles.
+  void TurnQueries(int64_t tile_begin);
   // Tokens of one group as rows of floats.
   void LoadRows(const LatentSegment& segment, int64_t tile_begin, Range tokens, float* out,
                 int64_t ld_out) const;
@@ -115,13 +122,14 @@ class AttentionWorker {
   Made KeysFromCodes(int group, int head_in_group, int columns, int64_t row);
   // Whether keys are made from codes as they are, on integers.
   bool FromCodes() const { return !args_.key.packed_up.empty() && shape_.head_dim % 2 == 0; }
+  // Whether keys made so are in the units of CodeKeysBlock.
+  bool KeysInUnits() const { return FromCodes() && !args_.k_norm.defined(); }
+  PackedUp PackedOf(int group) const;
   // Whether the two halves of what rotates lie in turns, in keys and in queries.
-  bool RotatesInPairs() const {
-    return FromCodes() && !args_.k_norm.defined() && shape_.rotary_dim > 0;
-  }
-  // Codes of 4 bits and fewer as nibbles in staging_, scales and zeros in scales_; returns the
-  // words between tokens.
-  int64_t LoadNibbles(const LatentSegment& segment, int64_t tile_begin, Range tokens);
+  bool RotatesInPairs() const { return KeysInUnits() && shape_.rotary_dim > 0; }
+  // Codes of 4 bits and fewer as nibbles, in staging_ or where the cache has them, the rows of
+  // tokens that are not loaded being any memory; scales and zeros in scales_.
+  NibbleRows LoadNibbles(const LatentSegment& segment, int64_t tile_begin, Range tokens);
   // Whether dense keys are scored as codes; queries are digits then.
   bool ScoresCodes() const;
   void ScoreDenseCodes(int head_in_group, int columns, int64_t row);
@@ -132,6 +140,7 @@ class AttentionWorker {
   // of a dense head its slice.
   struct ValueParts {
     int width, parts;  // columns of a part
+    int first_part;    // of the row of values
     int row_count;     // of a part
     int first_row;     // of the first one
   };
@@ -150,19 +159,21 @@ class AttentionWorker {
   const AttentionShape& shape_;
   const QueryBlock* block_ = nullptr;
   int unit_ = 0;
-  int64_t end_ = 0;  // of the positions that Run is about
+  Range kv_heads_ = {0, 0};  // of the unit
+  int64_t end_ = 0;          // of the positions that Run is about
 
   float* staging_;  // [kTileTokens, row_width]: rows as cached
   float* latents_;  // [row_width, kTileTokens]: latents of a key group, transposed; or codes, 4 per
                     // token and row; or codes of values
   float* keys_;     // [head_dim, kTileTokens]: keys of one head, transposed
-  float* cos_sin_;  // [rotary_dim, kTileTokens]
   const float* rope_offsets_;  // as Scratch
   float* queries_;             // [rows, head_dim], scaled
+  float* turned_;              // the same for a tile
   float* scores_;              // [rows, kTileTokens]
   float* panel_;               // [kPanelRows, row_width]: widened rows of an up matrix
   float* vectors_;             // [2, head_dim]: bias, norm
   float* scales_;              // [2, kTileTokens]: scale and zero of a group's codes
+  TokenUnits* units_;          // of a key group's codes
   int64_t staging_width_;
   AttentionState part_, total_;
 };

@@ -15,21 +15,23 @@ bool AttentionWorker::SumsCodes(const LatentSegment& segment) const {
 
 AttentionWorker::ValueParts AttentionWorker::PartsOf(int group) const {
   const bool dense = args_.value.dense();
-  const int heads = args_.value.heads_per_group, parts = dense ? heads : 1;
+  const int group_begin = group * args_.value.heads_per_group - unit_ * shape_.unit_heads;
+  const int begin = std::max(group_begin, kv_heads_.begin);
+  const int end = std::min(group_begin + args_.value.heads_per_group, kv_heads_.end);
+  const int parts = dense ? end - begin : 1;
   return {.width = dense ? shape_.head_dim : args_.value.groups[group].rank,
           .parts = parts,
-          .row_count = rows_per_head() * heads / parts,
-          .first_row = (group * heads - unit_ * shape_.unit_heads) * rows_per_head()};
+          .first_part = dense ? begin - group_begin : 0,
+          .row_count = rows_per_head() * (end - begin) / parts,
+          .first_row = begin * rows_per_head()};
 }
 
 void AttentionWorker::LoadValueCodes(const LatentSegment& segment, int64_t tile_begin,
                                      Range tokens) {
   // Tokens that nobody loads have weight 0, which a scale must not turn into NaN.
   std::fill(scales_, scales_ + 2 * kTileTokens, 0.0f);
-  const int64_t stride = LoadNibbles(segment, tile_begin, tokens);
-  const int blocks = static_cast<int>(RoundUp(segment.rank, kValueColumns) / kValueColumns);
-  kernels_.nibbles_to_token_quads(reinterpret_cast<const uint32_t*>(staging_), stride, blocks,
-                                  reinterpret_cast<uint8_t*>(latents_));
+  const NibbleRows rows = LoadNibbles(segment, tile_begin, tokens);
+  kernels_.nibbles_to_token_quads(rows, reinterpret_cast<uint8_t*>(latents_));
 }
 
 void AttentionWorker::AddValueCodes(int group, int64_t tile_begin, Range tokens,
@@ -37,7 +39,7 @@ void AttentionWorker::AddValueCodes(int group, int64_t tile_begin, Range tokens,
   const LatentSegment& segment = args_.value.groups[group];
   LoadValueCodes(segment, tile_begin, tokens);
   Prefetch(segment, tile_begin + kTileTokens);
-  const auto [width, parts, row_count, first_row] = PartsOf(group);
+  const auto [width, parts, first_part, row_count, first_row] = PartsOf(group);
   const auto seen = [&](int row) {
     const Range range = Visible(row % block_->num_queries, tile_begin);
     return range.begin < range.end;
@@ -55,7 +57,7 @@ void AttentionWorker::AddValueCodes(int group, int64_t tile_begin, Range tokens,
                                .num_rows = next - row,
                                .depth = kTileTokens,
                                .codes = reinterpret_cast<const uint8_t*>(latents_) +
-                                        int64_t{part} * shape_.head_dim * kTileTokens,
+                                        int64_t{first_part + part} * shape_.head_dim * kTileTokens,
                                .columns = static_cast<int>(RoundUp(width, kValueColumns)),
                                .out = state.acc + first * shape_.row_width,
                                .out_stride = shape_.row_width});
@@ -83,9 +85,9 @@ void AttentionWorker::AddValueGroup(int group, int64_t tile_begin, Range tokens,
   if (SumsCodes(segment)) return AddValueCodes(group, tile_begin, tokens, state);
   LoadRows(segment, tile_begin, tokens, staging_, staging_width_);
   Prefetch(segment, tile_begin + kTileTokens);
-  const auto [width, parts, row_count, first_row] = PartsOf(group);
+  const auto [width, parts, first_part, row_count, first_row] = PartsOf(group);
   for (int part = 0; part < parts; ++part) {
-    const float* values = staging_ + part * shape_.head_dim;
+    const float* values = staging_ + (first_part + part) * shape_.head_dim;
     // Neighbouring rows that see the same tokens go together; a row's own sum does not change.
     for (int row = 0; row < row_count;) {
       const Range seen = Visible(row % block_->num_queries, tile_begin);

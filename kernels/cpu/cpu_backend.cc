@@ -147,11 +147,11 @@ size_t CpuBackend::Reserve(const StepLimits& limits) {
   return scratch_.Reserve(limits, pool_.size());
 }
 
-Buffer CpuBackend::PackUp(const Tensor& up, LatentFormat format) {
+Buffer CpuBackend::PackUp(const Tensor& up, LatentFormat format, int head_dim, int rotary_dim) {
   // Latents of 8 bits are about as fine as the rounded factor would be.
   if (Bits(format) > 4) return Buffer();
   Buffer packed = Allocate(PackedUp::Bytes(up.dim(0), up.dim(1)));
-  PackedUp::At(packed.data(), up.dim(0), up.dim(1)).Fill(*kernels_, up);
+  PackedUp::At(packed.data(), up.dim(0), up.dim(1)).Fill(*kernels_, up, head_dim, rotary_dim);
   return packed;
 }
 

@@ -41,13 +41,14 @@ class CpuBackend : public Backend {
   size_t Reserve(const StepLimits& limits) override;
   bool HasWeightFormat(WeightFormat format) const override { return true; }
   Buffer PackWeight(const Tensor& weight, WeightFormat format) override;
-  Buffer PackUp(const Tensor& up, LatentFormat format) override;
+  Buffer PackUp(const Tensor& up, LatentFormat format, int head_dim, int rotary_dim) override;
   void EnterThread() override { pool_.EnterThread(); }
   void RunStep(uint64_t key, const std::function<void()>& fn) override { fn(); }
 
   void Embedding(const EmbeddingArgs& args) override;
   void RmsNorm(const RmsNormArgs& args) override;
   void Matmul(const MatmulArgs& args) override;
+  void Matmuls(std::span<const MatmulArgs> products) override;
   void Add(const AddArgs& args) override;
   void Rope(const RopeArgs& args) override;
   void Hadamard(const HadamardArgs& args) override;
@@ -59,8 +60,21 @@ class CpuBackend : public Backend {
   void Sample(const SampleArgs& args) override;
 
  private:
-  void QuantMatmul(const MatmulArgs& args);
+  // matmul.cc: a product among those that run together.
+  struct ProductPlan {
+    const MatmulArgs* args = nullptr;
+    int64_t first_task = 0;
+    int64_t row_block = 0, row_blocks = 0;  // rows of a task, and how many such
+    int64_t chunk = 0;                      // columns of a task
+  };
+  static constexpr size_t kMaxProducts = 4;
+  void RunProduct(const ProductPlan& plan, int64_t task, int thread);
+  void QuantizeRows(const Tensor& x);
+  void QuantChunk(const MatmulArgs& args, int64_t first, int64_t cols);
+  void FloatChunk(const MatmulArgs& args, int64_t first_row, int64_t rows, int64_t first,
+                  int64_t cols, int thread);
   void PackedMatmul(const MatmulArgs& args);
+
   const KernelTable* kernels_;
   ThreadPool pool_;
   const std::vector<int> nodes_;

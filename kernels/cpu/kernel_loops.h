@@ -32,16 +32,19 @@ static constexpr KernelTable MakeTable(const char* name) {
       .quantize_row = QuantizeRow,
       .gemm = Gemm,
       .finish_keys = FinishKeys,
-      .turn_cos_sin = TurnCosSin,
+      .turn_back = TurnBack,
       .to_f32 = ToF32,
       .unpack = Unpack,
       .keys_from_codes = KeysFromCodes,
       .unpack_nibbles = UnpackNibbles,
       .nibbles_to_quads = NibblesToQuads,
       .widen_scales = WidenScales,
+      .token_units = UnitsOfTokens,
+      .scale_columns = ScaleColumns,
       .transpose = Transpose,
       .softmax_tile = SoftmaxTile,
       .scale = Scale,
+      .blend = Blend,
       .rms_norm = RmsNorm,
       .silu_mul = SiluMul,
       .gelu_tanh_mul = GeluTanhMul,
@@ -56,6 +59,9 @@ static constexpr KernelTable MakeTable(const char* name) {
       .count_above = CountAbove,
       .keep_allowed = KeepAllowed,
   };
+#if defined(__AVX512F__)
+  table.reads_whole_rows_only = true;
+#endif
 #if defined(__AVX512VNNI__)
   table.nibbles_to_token_quads = NibblesToTokenQuads;
   table.digits_of_weights = DigitsOfWeights;

@@ -92,20 +92,38 @@ struct GemmBlock {
   bool accumulate = false;
 };
 
-// Keys of one head from codes of latents and an up factor in bytes (packed_up.h); columns are
-// tokens. Row r of a token of scale s and zero z: s * row_scales[r] * (factor[r] . codes)
-// + z * row_sums[r] (+ bias[r]). Rotated pairs of rows lie beside each other: row i of the first
-// half of rotary_dim goes to row 2 i, its other half to 2 i + 1, and scores are summed in that
-// order, as gemm would.
+// Tokens whose rows of a tile lie a fixed distance apart, wherever the tile comes from.
+inline constexpr int kRowRun = 16;
+
+// Rows of a tile's tokens as words of eight 4-bit codes.
+struct NibbleRows {
+  const std::byte* runs[kTileTokens / kRowRun];  // the first row of each kRowRun tokens
+  int64_t row_bytes = 0;
+  int words = 0;  // per row
+};
+
+// What codes of a tile's tokens are multiplied by; a scale of 0, which has codes of 0, counts as a
+// tiny one.
+struct TokenUnits {
+  float scales[kTileTokens];
+  float ratios[kTileTokens];    // zero / scale
+  float inverses[kTileTokens];  // 1 / scale
+};
+
+// Keys of one head from codes of latents and an up factor in bytes (packed_up.h), in units of
+// (token's scale) * (row's scale); columns are tokens. Row r of a token of scale s and zero z:
+// factor[r] . codes + z / s * row_sums[r] (+ bias[r] * row_inverses[r] / s). Rotated pairs of rows
+// lie beside each other: row i of the first half of rotary_dim goes to row 2 i, its other half to
+// 2 i + 1, and scores are summed in that order, as gemm would, then multiplied by the token's
+// scale; the rows' scales are to be in the queries.
 struct CodeKeysBlock {
   const int8_t* factor = nullptr;  // [head_dim, 4 quads]
   int64_t factor_stride = 0;
-  const float* row_scales = nullptr;    // [head_dim]
   const float* row_sums = nullptr;      // [head_dim]
+  const float* row_inverses = nullptr;  // [head_dim], unread without bias
   const float* bias = nullptr;          // [head_dim] or null
   const uint8_t* codes = nullptr;       // [quads, kTileTokens, 4]
-  const float* token_scales = nullptr;  // [kTileTokens]
-  const float* token_zeros = nullptr;   // [kTileTokens]
+  const TokenUnits* tokens = nullptr;   // of the tile
   int head_dim = 0;                     // even
   int quads = 0;
   int columns = 0;                 // multiple of kQuadLanes
@@ -148,14 +166,16 @@ struct CodeSumsBlock {
   int64_t out_stride = 0;
 };
 
-// Turns rebuilt keys of one head into keys as attended to: bias, norm, rotation; columns are
-// tokens.
+// Turns rebuilt keys of one head into keys as attended to: units, bias, norm, rotation; columns
+// are tokens.
 struct FinishKeysBlock {
   float* keys = nullptr;  // [head_dim, kTileTokens]
   int head_dim = 0;
-  int columns = 0;              // multiple of kVectorPad
-  const float* bias = nullptr;  // [head_dim] or null
-  const float* norm = nullptr;  // [head_dim], offset added, or null
+  int columns = 0;                     // multiple of kVectorPad
+  const TokenUnits* tokens = nullptr;  // of keys from codes, or null
+  const float* row_scales = nullptr;   // [head_dim], unread without tokens
+  const float* bias = nullptr;         // [head_dim] or null
+  const float* norm = nullptr;         // [head_dim], offset added, or null
   float norm_eps = 0.0f;
   const float* cos_sin = nullptr;  // [rotary_dim, kTileTokens]: cosines, then sines; or null
   int rotary_dim = 0;
@@ -194,9 +214,10 @@ struct KernelTable {
   void (*quantize_row)(const float* x, int64_t depth, int8_t* codes, float* scales, int32_t* sums);
   void (*gemm)(const GemmBlock& block);
   void (*finish_keys)(const FinishKeysBlock& block);
-  // The table of a tile from that of its first position and of the offsets in it.
-  void (*turn_cos_sin)(const float* first /* [2 half] */, const float* offsets, int half,
-                       float* out);  // offsets and out: [2 half, kTileTokens]
+  // Rotates rows of `width` floats (a multiple of kVectorPad) back: pair i, numbers 2 i and 2 i +
+  // 1, by cos_sin[i], cos_sin[half + i]. The rest of a row is copied.
+  void (*turn_back)(const float* in, int64_t rows, int64_t width, const float* cos_sin, int half,
+                    float* out);
 
   // out[i] = x[i] as f32.
   void (*to_f32)(DType dtype, const void* x, int64_t n, float* out);
@@ -210,16 +231,18 @@ struct KernelTable {
   // Rows of 4-, 3- or 2-bit codes of neighbouring tokens as four bits each, eight to a word.
   void (*unpack_nibbles)(LatentFormat format, const std::byte* codes, int64_t row_bytes, int tokens,
                          int rank, uint32_t* out, int64_t ld_out);
-  // Rows of such words (read up to the next multiple of kVectorPad) as quads of codes for
-  // CodeKeysBlock: word w becomes quads 2 w, its even codes, and 2 w + 1, its odd ones; quads are
-  // written up to that multiple. columns is a multiple of kVectorPad.
-  void (*nibbles_to_quads)(const uint32_t* in, int64_t ld_in, int words, int columns,
+  // Such rows as quads of codes for CodeKeysBlock: word w becomes quads 2 w, its even codes, and
+  // 2 w + 1, its odd ones; quads are written up to the next multiple of kVectorPad words. columns
+  // is a multiple of kVectorPad.
+  void (*nibbles_to_quads)(const NibbleRows& in, int columns,
                            uint32_t* out /* [quads, kTileTokens] */);
+  // Whether nothing behind a row's words is read, here and in nibbles_to_token_quads; else words up
+  // to that multiple are.
+  bool reads_whole_rows_only = false;
   // This and the four below are null where the set lacks VNNI: without it f32 is faster.
-  // The same words as quads of tokens, [blocks, kTileTokens / 4, 2, 16, 4]: of each 32 codes the
-  // even ones, then the odd ones.
-  void (*nibbles_to_token_quads)(const uint32_t* in, int64_t ld_in, int blocks,
-                                 uint8_t* out) = nullptr;
+  // The same rows as quads of tokens, [words / 4 (rounded up), kTileTokens / 4, 2, 16, 4]: of each
+  // 32 codes the even ones, then the odd ones.
+  void (*nibbles_to_token_quads)(const NibbleRows& in, uint8_t* out) = nullptr;
   // Digits of a tile's weights times the tokens' scales; rest: the weights times the zeros. out may
   // lie where weights do.
   void (*digits_of_weights)(const float* weights, const float* scales, const float* zeros,
@@ -228,12 +251,17 @@ struct KernelTable {
   // most kMaxDigitDim; digits are padded with zeros to a multiple of kVectorPad; out may lie where
   // the query does.
   void (*digits_of_query)(const float* query, int head_dim, RowDigits* out) = nullptr;
-  // out += weights times values, columns in the order of nibbles_to_token_quads.
+  // out += weights times values, columns in the order of nibbles_to_token_quads. row_stride and
+  // depth are kTileTokens.
   void (*add_value_sums)(const CodeSumsBlock& block) = nullptr;
   // out = queries times dense keys, codes as nibbles_to_quads leaves them; columns are tokens.
   void (*score_dense_codes)(const CodeSumsBlock& block) = nullptr;
   // The (scale, zero) pairs of neighbouring tokens.
   void (*widen_scales)(const std::byte* scales, int tokens, float* scale, float* zero);
+  // Of a tile's scales and zeros.
+  void (*token_units)(const float* scales, const float* zeros, TokenUnits* out);
+  // Column c of the rows times factors[c].
+  void (*scale_columns)(float* rows, int64_t count, const float* factors /* [kTileTokens] */);
 
   // out[c * ld_out + r] = in[r * ld_in + c]; rows and cols are multiples of kVectorPad.
   void (*transpose)(const float* in, int64_t ld_in, int rows, int cols, float* out, int64_t ld_out);
@@ -245,6 +273,8 @@ struct KernelTable {
 
   // x[i] *= factor.
   void (*scale)(float* x, int64_t n, float factor);
+  // x[i] = x[i] * factor + y[i] * y_factor; n is a multiple of kVectorPad.
+  void (*blend)(float* x, float factor, const float* y, float y_factor, int64_t n);
   // out[i] = x[i] / rms(x) * (weight[i] + offset); weight of the given dtype.
   void (*rms_norm)(const float* x, DType weight_dtype, const void* weight, int64_t n, float eps,
                    float offset, float* out);

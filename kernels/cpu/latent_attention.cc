@@ -1,7 +1,8 @@
 // Plans latent attention. Tasks are (block of queries, unit of KV heads); where those are too few
 // for the threads, also (stretch of the context), whose partial results a second loop folds
 // together. The stretches depend on a query's position alone and are always folded in the same
-// order, so that a result is the same bit for bit however the work was cut.
+// order, so that a result is the same bit for bit however the work was cut. The last stretches are
+// also cut by KV heads, so that threads end together.
 #include <algorithm>
 
 #include "kernels/check.h"
@@ -38,6 +39,30 @@ class AttentionPlan {
   int64_t Tasks() const { return split_ ? split_tasks_ : Blocks() * shape_.units; }
   int64_t Blocks() const { return static_cast<int64_t>(scratch_->query_blocks.size()); }
   const QueryBlock& block(int64_t i) const { return scratch_->query_blocks[i]; }
+
+  struct Task {
+    const QueryBlock* block;
+    int unit, split;
+    AttentionWorker::Range kv_heads;
+  };
+  // Of a split plan.
+  Task TaskAt(int64_t task) const {
+    int64_t i = 0;
+    while (i + 1 < Blocks() && block(i + 1).first_task <= task) ++i;
+    const QueryBlock& block = this->block(i);
+    int64_t whole = task - block.first_task, share = 0, shares = 1;
+    if (task >= first_cut_task_) {
+      whole += (task - first_cut_task_) / shares_ - (task - first_cut_task_);
+      share = (task - first_cut_task_) % shares_;
+      shares = shares_;
+    }
+    const int64_t heads = shape_.unit_heads;
+    return {
+        &block,
+        static_cast<int>(whole / block.splits),
+        static_cast<int>(whole % block.splits),
+        {static_cast<int>(share * heads / shares), static_cast<int>((share + 1) * heads / shares)}};
+  }
 
   // Partial result of one split of one unit of a block.
   AttentionState Partial(const QueryBlock& block, int unit, int split) const {
@@ -87,7 +112,8 @@ class AttentionPlan {
   bool AssignPartials() {
     int64_t floats = 0;
     split_tasks_ = 0;
-    bool any = false;
+    shares_ = std::min(shape_.unit_heads, scratch_->threads);
+    bool any = shares_ > 1;
     for (QueryBlock& block : scratch_->query_blocks) {
       block.partial_offset = floats;
       block.first_task = split_tasks_;
@@ -97,6 +123,12 @@ class AttentionPlan {
       split_tasks_ += states;
       any = any || block.splits > 1;
     }
+    // The last of the context and what is left when all threads have had as many.
+    const QueryBlock& last = scratch_->query_blocks.back();
+    const int64_t cut = std::min(1 + (split_tasks_ - 1) % scratch_->threads,
+                                 static_cast<int64_t>(last.splits) * shape_.units);
+    first_cut_task_ = split_tasks_ - cut;
+    split_tasks_ += cut * (shares_ - 1);
     return any && floats <= static_cast<int64_t>(scratch_->partials.size());
   }
 
@@ -106,6 +138,9 @@ class AttentionPlan {
   int max_queries_ = 1;
   bool split_ = false;
   int64_t split_tasks_ = 0;
+  // Stretches from this task on are cut into so many shares of their KV heads.
+  int64_t first_cut_task_ = 0;
+  int shares_ = 1;
 };
 
 // Takes the table of a tile at position 0 out of that of all positions, unless it is there yet.
@@ -166,29 +201,29 @@ void CpuBackend::LatentAttention(const LatentAttentionArgs& args) {
     return;
   }
   pool_.Run(plan.Tasks(), [&](int64_t task, int thread) {
-    int64_t i = 0;
-    while (i + 1 < plan.Blocks() && plan.block(i + 1).first_task <= task) ++i;
-    const QueryBlock& block = plan.block(i);
-    const int within = static_cast<int>(task - block.first_task);
-    const int unit = within / block.splits, split = within % block.splits;
-    const int64_t stride = SplitTokens(block.first_position);
+    const auto [block, unit, split, kv_heads] = plan.TaskAt(task);
+    const int64_t stride = SplitTokens(block->first_position);
     AttentionWorker worker = worker_of(thread);
-    worker.Select(&block, unit);
-    worker.Run(split * stride, (split + 1) * stride, plan.Partial(block, unit, split));
+    worker.Select(block, unit, kv_heads);
+    worker.Run(split * stride, (split + 1) * stride, plan.Partial(*block, unit, split));
   });
-  const int unit_q_heads = shape.unit_heads * shape.queries_per_kv;
-  pool_.Run(plan.Blocks() * shape.units * unit_q_heads, [&](int64_t task, int thread) {
-    const int head = static_cast<int>(task % unit_q_heads);
-    const int64_t block_unit = task / unit_q_heads;
+  // Query heads of a KV head read the same up factor.
+  const int64_t kv_tasks = plan.Blocks() * shape.kv_heads;
+  const int task_heads = kv_tasks >= threads() ? shape.queries_per_kv : 1;
+  const int unit_tasks = shape.unit_heads * shape.queries_per_kv / task_heads;
+  pool_.Run(plan.Blocks() * shape.units * unit_tasks, [&](int64_t task, int thread) {
+    const int head = static_cast<int>(task % unit_tasks) * task_heads;
+    const AttentionWorker::Range heads = {head, head + task_heads};
+    const int64_t block_unit = task / unit_tasks;
     const QueryBlock& block = plan.block(block_unit / shape.units);
     const int unit = static_cast<int>(block_unit % shape.units);
     AttentionWorker worker = worker_of(thread);
     worker.Select(&block, unit);
     const AttentionState total = plan.Partial(block, unit, 0);
     for (int split = 1; split < block.splits; ++split) {
-      worker.Merge(plan.Partial(block, unit, split), {head, head + 1}, total);
+      worker.Merge(plan.Partial(block, unit, split), heads, total);
     }
-    worker.Finish(total, {head, head + 1});
+    worker.Finish(total, heads);
   });
 }
 

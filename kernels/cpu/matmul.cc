@@ -1,6 +1,6 @@
 // x W^T. A task is a chunk of output columns times a block of rows that fits the cache; few rows
 // are multiplied where they lie, many are packed first (kernel_table.h: MatmulBlock,
-// PackedMatmulBlock).
+// PackedMatmulBlock). Products of the same rows run together, so that threads meet once.
 #include <algorithm>
 
 #include "kernels/check.h"
@@ -18,6 +18,8 @@ constexpr int64_t kRowBlockBytes = 256 << 10;
 constexpr int64_t kRowGranularity = 24;
 // Below this many multiply-adds waking other threads costs more than it gains.
 constexpr int64_t kSerialWork = 32 << 10;
+// Multiply-adds that a task should have, since threads get in each other's way at taking one.
+constexpr int64_t kTaskWork = 16 << 10, kQuantTaskWork = 48 << 10;
 // From here on packing rows and weights costs less than it gains (docs/kernels/cpu.md).
 constexpr int64_t kPackedRows = 24;
 
@@ -26,9 +28,12 @@ int64_t RowBlock(int64_t depth) {
   return std::max(kRowGranularity, fitting / kRowGranularity * kRowGranularity);
 }
 
-int64_t ChunkCols(int64_t rows, int64_t cols, int64_t depth, int threads) {
-  if (rows * cols * depth < kSerialWork) return RoundUp(cols, kChunkGranularity);
-  const int64_t even = (cols + 4 * threads - 1) / (4 * threads);
+// Columns of a task, of products of `cols` columns in all.
+int64_t ChunkCols(int64_t rows, int64_t cols, int64_t depth, int threads, int64_t task_work) {
+  const int64_t work = rows * cols * depth;
+  if (work < kSerialWork) return RoundUp(cols, kChunkGranularity);
+  const int64_t per_thread = std::clamp<int64_t>(work / (threads * task_work), 1, 4);
+  const int64_t even = (cols + per_thread * threads - 1) / (per_thread * threads);
   return std::clamp(RoundUp(even, kChunkGranularity), kChunkGranularity, kMaxChunkCols);
 }
 
@@ -56,43 +61,52 @@ void SetWeight(const Tensor& weight, int64_t first_col, ProductBlock* block) {
 
 }  // namespace
 
-// A chunk of output columns against all rows a block at a time; the rows are rounded once, ahead.
-void CpuBackend::QuantMatmul(const MatmulArgs& args) {
-  const QuantWeight weight = QuantWeight::Of(args.weight);
-  const int64_t rows = args.x.dim(0), groups = weight.Groups();
-  PALU_CHECK(rows * weight.depth <= static_cast<int64_t>(scratch_.quant_codes.size()));
-  ForRows(pool_, rows, weight.depth, [&](int64_t begin, int64_t end) {
+// Rounds the rows that quantized weights are multiplied with.
+void CpuBackend::QuantizeRows(const Tensor& x) {
+  const int64_t rows = x.dim(0), depth = x.dim(1), groups = depth / kWeightGroup;
+  PALU_CHECK(rows * depth <= static_cast<int64_t>(scratch_.quant_codes.size()));
+  ForRows(pool_, rows, depth, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
-      kernels_->quantize_row(args.x.ptr<float>() + r * args.x.stride[0], weight.depth,
-                             scratch_.quant_codes.data() + r * weight.depth,
-                             scratch_.quant_scales.data() + r * groups,
-                             scratch_.quant_sums.data() + r * groups);
+      kernels_->quantize_row(
+          x.ptr<float>() + r * x.stride[0], depth, scratch_.quant_codes.data() + r * depth,
+          scratch_.quant_scales.data() + r * groups, scratch_.quant_sums.data() + r * groups);
     }
   });
-  const int64_t chunk =
-      RoundUp(std::min(ChunkCols(rows, weight.cols, weight.depth, threads()), kMaxChunkCols),
-              4 * kQuadLanes);
-  const auto run = [&](int64_t task, int) {
-    const int64_t first = task * chunk, lane_block = first / kQuadLanes;
-    QuantBlock block;
-    block.x = scratch_.quant_codes.data();
-    block.x_scales = scratch_.quant_scales.data();
-    block.x_sums = scratch_.quant_sums.data();
-    block.rows = rows;
-    block.codes = weight.codes + lane_block * weight.BlockBytes();
-    block.scales = weight.scales + lane_block * groups * kQuadLanes;
-    block.groups = groups;
-    block.int4 = weight.format == WeightFormat::kInt4;
-    float bias[kMaxChunkCols];
-    SetOutput(*kernels_, args, first, std::min(chunk, weight.cols - first), bias, &block);
-    kernels_->quant_matmul(block);
-  };
-  const int64_t tasks = (weight.cols + chunk - 1) / chunk;
-  if (rows * weight.cols * weight.depth < kSerialWork) {
-    for (int64_t task = 0; task < tasks; ++task) run(task, 0);
-  } else {
-    pool_.Run(tasks, run);
+}
+
+// A chunk of output columns against all rows.
+void CpuBackend::QuantChunk(const MatmulArgs& args, int64_t first, int64_t cols) {
+  const QuantWeight weight = QuantWeight::Of(args.weight);
+  const int64_t groups = weight.Groups(), lane_block = first / kQuadLanes;
+  QuantBlock block;
+  block.x = scratch_.quant_codes.data();
+  block.x_scales = scratch_.quant_scales.data();
+  block.x_sums = scratch_.quant_sums.data();
+  block.rows = args.x.dim(0);
+  block.codes = weight.codes + lane_block * weight.BlockBytes();
+  block.scales = weight.scales + lane_block * groups * kQuadLanes;
+  block.groups = groups;
+  block.int4 = weight.format == WeightFormat::kInt4;
+  float bias[kMaxChunkCols];
+  SetOutput(*kernels_, args, first, cols, bias, &block);
+  kernels_->quant_matmul(block);
+}
+
+// A chunk of output columns against a block of rows.
+void CpuBackend::FloatChunk(const MatmulArgs& args, int64_t first_row, int64_t rows, int64_t first,
+                            int64_t cols, int thread) {
+  MatmulBlock block;
+  block.x = args.x.ptr<float>() + first_row * args.x.stride[0];
+  block.x_stride = args.x.stride[0];
+  block.rows = rows;
+  SetWeight(args.weight, first, &block);
+  float bias[kMaxChunkCols];
+  SetOutput(*kernels_, args, first, cols, bias, &block);
+  block.out += first_row * args.out.stride[0];
+  if (block.depth <= scratch_.depth) {
+    block.panel = scratch_.panels.data() + thread * PanelFloats(scratch_.depth);
   }
+  kernels_->matmul(args.weight.dtype, block);
 }
 
 // Block of rows by block: rows are packed, then chunks of columns go over all of them.
@@ -101,8 +115,9 @@ void CpuBackend::PackedMatmul(const MatmulArgs& args) {
   const int64_t tile_rows = kernels_->tile_rows;
   const int64_t tile_floats = PackedTileFloats(kernels_->tile_rows, depth);
   const int64_t row_block = scratch_.packed_rows / tile_rows * tile_rows;
-  const int64_t chunk = std::min(
-      RoundUp(ChunkCols(args.x.dim(0), cols, depth, threads()), kMaxTileCols), kMaxChunkCols);
+  const int64_t chunk =
+      std::min(RoundUp(ChunkCols(args.x.dim(0), cols, depth, threads(), kTaskWork), kMaxTileCols),
+               kMaxChunkCols);
   for (int64_t first_row = 0; first_row < args.x.dim(0); first_row += row_block) {
     const int64_t rows = std::min(row_block, args.x.dim(0) - first_row);
     const float* x = args.x.ptr<float>() + first_row * args.x.stride[0];
@@ -130,40 +145,61 @@ void CpuBackend::PackedMatmul(const MatmulArgs& args) {
   }
 }
 
-void CpuBackend::Matmul(const MatmulArgs& args) {
-  const int64_t rows = args.x.dim(0), depth = args.x.dim(1), cols = args.weight.dim(0);
-  PALU_CHECK(args.x.dtype == DType::kF32 && args.out.dtype == DType::kF32);
-  PALU_CHECK(args.weight.dim(1) == depth && args.out.dim(0) == rows && args.out.dim(1) == cols);
-  if (rows == 0 || cols == 0) return;
-  if (IsGrouped(args.weight.dtype)) return QuantMatmul(args);
-  if (kernels_->packed_matmul != nullptr && rows >= kPackedRows && depth <= scratch_.depth) {
-    return PackedMatmul(args);
+void CpuBackend::Matmul(const MatmulArgs& args) { Matmuls({&args, 1}); }
+
+void CpuBackend::Matmuls(std::span<const MatmulArgs> products) {
+  for (; products.size() > kMaxProducts; products = products.subspan(kMaxProducts)) {
+    Matmuls(products.first(kMaxProducts));
   }
-  const int64_t row_block = RowBlock(depth);
-  const int64_t row_blocks = (rows + row_block - 1) / row_block;
-  const int64_t chunk = std::min(ChunkCols(rows, cols, depth, threads()), kMaxChunkCols);
-  const auto run = [&](int64_t task, int thread) {
-    // Consecutive tasks share a chunk of weights.
-    const int64_t first_row = task % row_blocks * row_block, first_col = task / row_blocks * chunk;
-    MatmulBlock block;
-    block.x = args.x.ptr<float>() + first_row * args.x.stride[0];
-    block.x_stride = args.x.stride[0];
-    block.rows = std::min(row_block, rows - first_row);
-    SetWeight(args.weight, first_col, &block);
-    float bias[kMaxChunkCols];
-    SetOutput(*kernels_, args, first_col, std::min(chunk, cols - first_col), bias, &block);
-    block.out += first_row * args.out.stride[0];
-    if (depth <= scratch_.depth) {
-      block.panel = scratch_.panels.data() + thread * PanelFloats(scratch_.depth);
+  ProductPlan plans[kMaxProducts];
+  int count = 0;
+  int64_t tasks = 0, work = 0, all_cols = 0;
+  bool quantized = false;
+  for (const MatmulArgs& args : products) all_cols += args.weight.dim(0);
+  for (const MatmulArgs& args : products) {
+    const int64_t rows = args.x.dim(0), depth = args.x.dim(1), cols = args.weight.dim(0);
+    PALU_CHECK(args.x.dtype == DType::kF32 && args.out.dtype == DType::kF32);
+    PALU_CHECK(args.weight.dim(1) == depth && args.out.dim(0) == rows && args.out.dim(1) == cols);
+    if (rows == 0 || cols == 0) continue;
+    const bool codes = IsGrouped(args.weight.dtype);
+    if (!codes && kernels_->packed_matmul != nullptr && rows >= kPackedRows &&
+        depth <= scratch_.depth) {
+      PackedMatmul(args);
+      continue;
     }
-    kernels_->matmul(args.weight.dtype, block);
+    ProductPlan& plan = plans[count++];
+    plan = {.args = &args, .first_task = tasks, .row_block = codes ? rows : RowBlock(depth)};
+    plan.chunk = ChunkCols(rows, all_cols, depth, threads(), codes ? kQuantTaskWork : kTaskWork);
+    // quant_matmul takes up to four blocks of columns at once.
+    if (codes) plan.chunk = RoundUp(plan.chunk, 4 * kQuadLanes);
+    plan.chunk = std::min(plan.chunk, kMaxChunkCols);
+    plan.row_blocks = (rows + plan.row_block - 1) / plan.row_block;
+    tasks += plan.row_blocks * ((cols + plan.chunk - 1) / plan.chunk);
+    work += rows * cols * depth;
+    quantized = quantized || codes;
+  }
+  if (quantized) QuantizeRows(products[0].x);
+  const auto run = [&](int64_t task, int thread) {
+    int p = 0;
+    while (p + 1 < count && plans[p + 1].first_task <= task) ++p;
+    RunProduct(plans[p], task - plans[p].first_task, thread);
   };
-  const int64_t tasks = row_blocks * ((cols + chunk - 1) / chunk);
-  if (rows * cols * depth < kSerialWork) {
+  if (work < kSerialWork) {
     for (int64_t task = 0; task < tasks; ++task) run(task, 0);
   } else {
     pool_.Run(tasks, run);
   }
+}
+
+void CpuBackend::RunProduct(const ProductPlan& plan, int64_t task, int thread) {
+  const MatmulArgs& args = *plan.args;
+  // Consecutive tasks share a chunk of weights.
+  const int64_t first_row = task % plan.row_blocks * plan.row_block;
+  const int64_t first_col = task / plan.row_blocks * plan.chunk;
+  const int64_t cols = std::min(plan.chunk, args.weight.dim(0) - first_col);
+  if (IsGrouped(args.weight.dtype)) return QuantChunk(args, first_col, cols);
+  FloatChunk(args, first_row, std::min(plan.row_block, args.x.dim(0) - first_row), first_col, cols,
+             thread);
 }
 
 }  // namespace palu::cpu

@@ -52,17 +52,19 @@ class ThreadPool {
   // Returns the id of a job other than last_job, or 0 to stop.
   uint64_t AwaitJob(uint64_t last_job);
 
+  // Members that threads wait on or take turns at have cache lines of their own.
+  static constexpr size_t kLine = 64;
+
   // The current job; written by the caller only while no worker is inside.
   TaskFunction function_ = nullptr;
   void* context_ = nullptr;
   int64_t tasks_ = 0;
-  std::atomic<int64_t> next_task_{0};
-
   uint64_t last_job_ = 0;
-  std::atomic<uint64_t> open_job_{0};  // 0: closed
-  std::atomic<int> workers_inside_{0};
+  alignas(kLine) std::atomic<int64_t> next_task_{0};
+  alignas(kLine) std::atomic<uint64_t> open_job_{0};  // 0: closed
+  alignas(kLine) std::atomic<int> workers_inside_{0};
 
-  std::mutex mutex_;
+  alignas(kLine) std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<int> sleepers_{0};
   std::atomic<bool> stop_{false};

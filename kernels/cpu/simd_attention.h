@@ -43,6 +43,13 @@ static inline void RotateKeyColumns(const FinishKeysBlock& block, float* keys,
 static void FinishKeys(const FinishKeysBlock& block) {
   for (int col = 0; col < block.columns; col += kLanes) {
     float* keys = block.keys + col;
+    if (block.tokens != nullptr) {
+      const Vec unit = Load(block.tokens->scales + col);
+      for (int i = 0; i < block.head_dim; ++i) {
+        float* row = keys + i * kTileTokens;
+        Store(row, Mul(Load(row), Mul(unit, Set1(block.row_scales[i]))));
+      }
+    }
     if (block.bias != nullptr) {
       for (int i = 0; i < block.head_dim; ++i) {
         float* row = keys + i * kTileTokens;
@@ -54,15 +61,40 @@ static void FinishKeys(const FinishKeysBlock& block) {
   }
 }
 
-static void TurnCosSin(const float* first, const float* offsets, int half, float* out) {
-  for (int i = 0; i < half; ++i, offsets += kTileTokens, out += kTileTokens) {
-    const Vec c = Set1(first[i]), s = Set1(first[half + i]);
-    const int64_t sine = static_cast<int64_t>(half) * kTileTokens;
-    for (int t = 0; t < kTileTokens; t += kLanes) {
-      const Vec x = Load(offsets + t), y = Load(offsets + sine + t);
-      Store(out + t, Fnma(s, y, Mul(c, x)));
-      Store(out + sine + t, Fma(s, x, Mul(c, y)));
+static void TurnBack(const float* in, int64_t rows, int64_t width, const float* cos_sin, int half,
+                     float* out) {
+  for (int64_t column = 0; column < width; column += kLanes) {
+    float cosines[kLanes], sines[kLanes];
+    for (int lane = 0; lane < kLanes; lane += 2) {
+      const int64_t pair = (column + lane) / 2;
+      cosines[lane] = cosines[lane + 1] = pair < half ? cos_sin[pair] : 1.0f;
+      sines[lane] = pair < half ? cos_sin[half + pair] : 0.0f;
+      sines[lane + 1] = -sines[lane];
     }
+    const Vec c = Load(cosines), s = Load(sines);
+    for (int64_t row = 0; row < rows; ++row) {
+      const Vec x = Load(in + row * width + column);
+      Store(out + row * width + column, Fma(Exchange<1>(x), s, Mul(x, c)));
+    }
+  }
+}
+
+static void UnitsOfTokens(const float* scales, const float* zeros, TokenUnits* out) {
+  constexpr float kTiny = 1e-9f;  // the least that f16 can hold is 6e-8
+  for (int t = 0; t < kTileTokens; t += kLanes) {
+    // A comparison with NaN takes the second operand.
+    const Vec scale = Max(Set1(kTiny), Load(scales + t));
+    const Vec inverse = Div(Set1(1.0f), scale);
+    Store(out->scales + t, scale);
+    Store(out->ratios + t, Mul(Load(zeros + t), inverse));
+    Store(out->inverses + t, inverse);
+  }
+}
+
+static void ScaleColumns(float* rows, int64_t count, const float* factors) {
+  for (int64_t row = 0; row < count; ++row, rows += kTileTokens) {
+    for (int t = 0; t < kTileTokens; t += kLanes)
+      Store(rows + t, Mul(Load(rows + t), Load(factors + t)));
   }
 }
 

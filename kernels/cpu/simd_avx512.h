@@ -110,10 +110,12 @@ static inline Vec LoadPartial(const Fp8* p, int64_t n) {
   return Load(elements);
 }
 
-static inline void TransposeSquare(const float* in, int64_t ld_in, float* out, int64_t ld_out) {
+// The sixteen rows row(0) to row(15) as columns.
+template <typename Row>
+static inline void TransposeRows(Row&& row, float* out, int64_t ld_out) {
   __m512 pairs[16], quads[16];
   for (int i = 0; i < 16; i += 2) {
-    const __m512 a = Load(in + i * ld_in), b = Load(in + (i + 1) * ld_in);
+    const __m512 a = row(i), b = row(i + 1);
     pairs[i] = _mm512_unpacklo_ps(a, b);
     pairs[i + 1] = _mm512_unpackhi_ps(a, b);
   }
@@ -134,6 +136,10 @@ static inline void TransposeSquare(const float* in, int64_t ld_in, float* out, i
     Store(out + (j + 8) * ld_out, _mm512_shuffle_f32x4(low01, low23, 0xdd));
     Store(out + (j + 12) * ld_out, _mm512_shuffle_f32x4(high01, high23, 0xdd));
   }
+}
+
+static inline void TransposeSquare(const float* in, int64_t ld_in, float* out, int64_t ld_out) {
+  TransposeRows([&](int i) { return Load(in + i * ld_in); }, out, ld_out);
 }
 
 }  // namespace palu::cpu::PALU_SIMD_NAMESPACE

@@ -1,5 +1,6 @@
-// Keys straight from codes of latents (packed_up.h): integer products, then scale, zero, bias and
-// rotation while the sums are still in registers, then either the keys or their scores.
+// Keys straight from codes of latents (packed_up.h): integer products, then zero, bias and rotation
+// while the sums are still in registers, then either the keys or their scores. What is the same
+// for a whole row or a whole token, its scale, is left to the queries and to the finished scores.
 #pragma once
 
 namespace palu::cpu::PALU_SIMD_NAMESPACE {
@@ -91,12 +92,31 @@ static void UnpackNibbles(LatentFormat format, const std::byte* codes, int64_t r
   }
 }
 
-static void NibblesToQuads(const uint32_t* in, int64_t ld_in, int words, int columns,
-                           uint32_t* out) {
-  const int padded = static_cast<int>(RoundUp(words, kVectorPad));
-  Transpose(reinterpret_cast<const float*>(in), ld_in, columns, padded,
-            reinterpret_cast<float*>(out), 2 * kTileTokens);
-  for (int w = 0; w < words; ++w, out += 2 * kTileTokens) {
+// Words [word, + kVectorPad) of sixteen rows, those behind the row's end as zeros where the set
+// can.
+static inline void TransposeWords(const NibbleRows& in, int run, int word, float* out) {
+#if defined(__AVX512F__)
+  const int left = in.words - word;
+  const auto mask = static_cast<__mmask16>(left < 16 ? (1u << left) - 1 : 0xffff);
+  const std::byte* first = in.runs[run] + 4 * word;
+  TransposeRows([&](int i) { return _mm512_maskz_loadu_ps(mask, first + i * in.row_bytes); }, out,
+                2 * kTileTokens);
+#else
+  Transpose(reinterpret_cast<const float*>(in.runs[run]) + word, in.row_bytes / 4, kRowRun,
+            kVectorPad, out, 2 * kTileTokens);
+#endif
+}
+
+static void NibblesToQuads(const NibbleRows& in, int columns, uint32_t* out) {
+  static_assert(kRowRun == kVectorPad);
+  for (int column = 0; column < columns; column += kRowRun) {
+    for (int word = 0; word < in.words; word += kVectorPad) {
+      // Words are moved as floats, which changes no bit.
+      auto* words = reinterpret_cast<float*>(out) + int64_t{word} * 2 * kTileTokens;
+      TransposeWords(in, column / kRowRun, word, words + column);
+    }
+  }
+  for (int w = 0; w < in.words; ++w, out += 2 * kTileTokens) {
     for (int t = 0; t < kTileTokens; ++t) {
       const uint32_t word = out[t];
       out[t] = word & 0x0f0f0f0fu;
@@ -126,18 +146,19 @@ static void WidenScales(const std::byte* scales, int tokens, float* scale, float
   }
 }
 
-// A row of an up factor for some columns: (token scale * row scale) sum + (token zero * row sum)
-// + bias.
+// A row of an up factor for some columns: sum + ratio * (row sum) (+ bias in the same unit).
+template <bool kBias>
 static inline void FinishRow(const CodeKeysBlock& block, int row, int column, const QuadSums& sums,
                              Vec* key) {
-  const Vec row_scale = Set1(block.row_scales[row]), row_sum = Set1(block.row_sums[row]);
-  const Vec bias = Set1(block.bias == nullptr ? 0.0f : block.bias[row]);
+  const Vec row_sum = Set1(block.row_sums[row]);
 #pragma GCC unroll 4
   for (int v = 0; v < kQuadVecs; ++v) {
     const int c = column + v * kLanes;
-    const Vec scale = Mul(Load(block.token_scales + c), row_scale);
-    const Vec rest = Fma(Load(block.token_zeros + c), row_sum, bias);
-    key[v] = Fma(SumsToF32(sums, v), scale, rest);
+    key[v] = Fma(Load(block.tokens->ratios + c), row_sum, SumsToF32(sums, v));
+    if constexpr (kBias) {
+      const Vec bias = Set1(block.bias[row] * block.row_inverses[row]);
+      key[v] = Fma(Load(block.tokens->inverses + c), bias, key[v]);
+    }
   }
 }
 
@@ -171,6 +192,12 @@ static inline void SumPairs(const CodeKeysBlock& block, const PairRows<kRotate>&
 #pragma GCC unroll 8
     for (int r = 0; r < 2 * kPairs; ++r) {
       const QuadWord word = SpreadWord(WordAt(factor[r] + 4 * q));
+#if defined(__AVX512VNNI__)
+      if constexpr (kBlocks == 4) {
+        DotFour(sums[r], c, word);
+        continue;
+      }
+#endif
 #pragma GCC unroll 8
       for (int b = 0; b < kBlocks; ++b) sums[r][b] = DotQuads(sums[r][b], c[b], word);
     }
@@ -193,12 +220,17 @@ static inline void AddScores(const CodeKeysBlock& block, int place, int column,
 #pragma GCC unroll 8
       for (int v = 0; v < kVecs; ++v) sums[v] = Fma(x, keys[r][v], sums[v]);
     }
+    if (place + kRows == block.head_dim) {
+      const float* scales = block.tokens->scales + column;
+#pragma GCC unroll 8
+      for (int v = 0; v < kVecs; ++v) sums[v] = Mul(sums[v], Load(scales + v * kLanes));
+    }
 #pragma GCC unroll 8
     for (int v = 0; v < kVecs; ++v) Store(out + v * kLanes, sums[v]);
   }
 }
 
-template <int kPairs, int kBlocks, bool kRotate>
+template <int kPairs, int kBlocks, bool kRotate, bool kBias>
 static inline void KeyTile(const CodeKeysBlock& block, int first, int column) {
   constexpr int kVecs = kBlocks * kQuadVecs;
   const PairRows<kRotate> rows = {first, kRotate ? block.rotary_dim / 2 : 1};
@@ -210,8 +242,9 @@ static inline void KeyTile(const CodeKeysBlock& block, int first, int column) {
 #pragma GCC unroll 8
     for (int b = 0; b < kBlocks; ++b) {
       const int at = column + b * kQuadLanes;
-      FinishRow(block, rows.row(i, 0), at, sums[2 * i][b], keys[2 * i] + b * kQuadVecs);
-      FinishRow(block, rows.row(i, 1), at, sums[2 * i + 1][b], keys[2 * i + 1] + b * kQuadVecs);
+      FinishRow<kBias>(block, rows.row(i, 0), at, sums[2 * i][b], keys[2 * i] + b * kQuadVecs);
+      FinishRow<kBias>(block, rows.row(i, 1), at, sums[2 * i + 1][b],
+                       keys[2 * i + 1] + b * kQuadVecs);
     }
     if constexpr (kRotate) {
       const float* cosines = block.cos_sin + (first + i) * kTileTokens + column;
@@ -237,33 +270,44 @@ static inline void KeyTile(const CodeKeysBlock& block, int first, int column) {
   }
 }
 
-template <int kPairs, bool kRotate>
+template <int kPairs, bool kRotate, bool kBias>
 static inline void KeyColumns(const CodeKeysBlock& block, int first) {
+  static_assert(kTileTokens % (kKeyBlocks * kQuadLanes) == 0);
   int column = 0;
-  for (; column + kKeyBlocks * kQuadLanes <= block.columns; column += kKeyBlocks * kQuadLanes) {
-    KeyTile<kPairs, kKeyBlocks, kRotate>(block, first, column);
+  // From two blocks on a tile of all of them is cheaper than one by one; what it does too many
+  // goes to columns that are not asked for.
+  const int least = kKeyBlocks > 1 ? kQuadLanes : 0;
+  for (; column + least < block.columns; column += kKeyBlocks * kQuadLanes) {
+    KeyTile<kPairs, kKeyBlocks, kRotate, kBias>(block, first, column);
   }
   if constexpr (kKeyBlocks > 1) {
-    for (; column < block.columns; column += kQuadLanes) {
-      KeyTile<kPairs, 1, kRotate>(block, first, column);
-    }
+    if (column < block.columns) KeyTile<kPairs, 1, kRotate, kBias>(block, first, column);
+  }
+}
+
+template <bool kBias>
+static void KeysFromCodesOf(const CodeKeysBlock& block) {
+  constexpr int kPairs = kKeyPairs;
+  const int half = block.cos_sin == nullptr ? 0 : block.rotary_dim / 2;
+  int pair = 0;
+  for (; pair + kPairs <= half; pair += kPairs) KeyColumns<kPairs, true, kBias>(block, pair);
+  if constexpr (kPairs > 1) {
+    for (; pair < half; ++pair) KeyColumns<1, true, kBias>(block, pair);
+  }
+  int row = 2 * half;
+  for (; row + 2 * kPairs <= block.head_dim; row += 2 * kPairs) {
+    KeyColumns<kPairs, false, kBias>(block, row);
+  }
+  if constexpr (kPairs > 1) {
+    for (; row < block.head_dim; row += 2) KeyColumns<1, false, kBias>(block, row);
   }
 }
 
 static void KeysFromCodes(const CodeKeysBlock& block) {
-  constexpr int kPairs = kKeyPairs;
-  const int half = block.cos_sin == nullptr ? 0 : block.rotary_dim / 2;
-  int pair = 0;
-  for (; pair + kPairs <= half; pair += kPairs) KeyColumns<kPairs, true>(block, pair);
-  if constexpr (kPairs > 1) {
-    for (; pair < half; ++pair) KeyColumns<1, true>(block, pair);
-  }
-  int row = 2 * half;
-  for (; row + 2 * kPairs <= block.head_dim; row += 2 * kPairs) {
-    KeyColumns<kPairs, false>(block, row);
-  }
-  if constexpr (kPairs > 1) {
-    for (; row < block.head_dim; row += 2) KeyColumns<1, false>(block, row);
+  if (block.bias == nullptr) {
+    KeysFromCodesOf<false>(block);
+  } else {
+    KeysFromCodesOf<true>(block);
   }
 }
 

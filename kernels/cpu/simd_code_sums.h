@@ -67,59 +67,77 @@ static void DigitsOfQuery(const float* query, int head_dim, RowDigits* out) {
   out->rest = sum;
 }
 
-// Sixteen bytes of four tokens, as they lie beside each other in quads.
-static inline void InterleaveTokens(const uint8_t* in, int64_t row_bytes, __m128i* quads) {
-  __m128i row[4];
-  for (int t = 0; t < 4; ++t) {
-    row[t] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + t * row_bytes));
-  }
-  const __m128i low01 = _mm_unpacklo_epi8(row[0], row[1]);
-  const __m128i high01 = _mm_unpackhi_epi8(row[0], row[1]);
-  const __m128i low23 = _mm_unpacklo_epi8(row[2], row[3]);
-  const __m128i high23 = _mm_unpackhi_epi8(row[2], row[3]);
-  quads[0] = _mm_unpacklo_epi16(low01, low23);
-  quads[1] = _mm_unpackhi_epi16(low01, low23);
-  quads[2] = _mm_unpacklo_epi16(high01, high23);
-  quads[3] = _mm_unpackhi_epi16(high01, high23);
+// Sixteen bytes of the rows t, t + 4, t + 8 and t + 12 of a run.
+static inline __m512i FourRows(const std::byte* row, int64_t row_bytes, __mmask8 mask) {
+  const auto load = [&](int i) { return _mm_maskz_loadu_epi32(mask, row + i * row_bytes); };
+  const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(load(0)), load(4), 1);
+  const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(load(8)), load(12), 1);
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
-static void NibblesToTokenQuads(const uint32_t* in, int64_t ld_in, int blocks, uint8_t* out) {
-  const int64_t row_bytes = 4 * ld_in;
-  for (int b = 0; b < blocks; ++b) {
-    const auto* bytes = reinterpret_cast<const uint8_t*>(in) + 16 * b;
-    for (int t = 0; t < kTileTokens; t += 4, bytes += 4 * row_bytes, out += 128) {
-      __m128i quads[4];
-      InterleaveTokens(bytes, row_bytes, quads);
-      const __m128i mask = _mm_set1_epi8(15);
-      for (int i = 0; i < 4; ++i) {
-        auto* even = reinterpret_cast<__m128i*>(out + 16 * i);
-        _mm_storeu_si128(even, _mm_and_si128(quads[i], mask));
-        _mm_storeu_si128(even + 4, _mm_and_si128(_mm_srli_epi16(quads[i], 4), mask));
+// Sixteen bytes of the sixteen rows of a run: of each four tokens a line of quads, byte by byte.
+static inline void InterleaveTokens(const std::byte* first, int64_t row_bytes, __mmask8 mask,
+                                    __m512i* lines) {
+  __m512i row[4], quads[4];
+  for (int t = 0; t < 4; ++t) row[t] = FourRows(first + t * row_bytes, row_bytes, mask);
+  const __m512i low01 = _mm512_unpacklo_epi8(row[0], row[1]);
+  const __m512i high01 = _mm512_unpackhi_epi8(row[0], row[1]);
+  const __m512i low23 = _mm512_unpacklo_epi8(row[2], row[3]);
+  const __m512i high23 = _mm512_unpackhi_epi8(row[2], row[3]);
+  quads[0] = _mm512_unpacklo_epi16(low01, low23);
+  quads[1] = _mm512_unpackhi_epi16(low01, low23);
+  quads[2] = _mm512_unpacklo_epi16(high01, high23);
+  quads[3] = _mm512_unpackhi_epi16(high01, high23);
+  // quads[i] holds bytes 4 i to 4 i + 3 of tokens 4 q to 4 q + 3 in its quarter q.
+  const __m512i first01 = _mm512_shuffle_i32x4(quads[0], quads[1], 0x44);
+  const __m512i last01 = _mm512_shuffle_i32x4(quads[0], quads[1], 0xee);
+  const __m512i first23 = _mm512_shuffle_i32x4(quads[2], quads[3], 0x44);
+  const __m512i last23 = _mm512_shuffle_i32x4(quads[2], quads[3], 0xee);
+  lines[0] = _mm512_shuffle_i32x4(first01, first23, 0x88);
+  lines[1] = _mm512_shuffle_i32x4(first01, first23, 0xdd);
+  lines[2] = _mm512_shuffle_i32x4(last01, last23, 0x88);
+  lines[3] = _mm512_shuffle_i32x4(last01, last23, 0xdd);
+}
+
+static void NibblesToTokenQuads(const NibbleRows& in, uint8_t* out) {
+  const __m512i nibble = _mm512_set1_epi8(15);
+  for (int word = 0; word < in.words; word += 4) {
+    const int left = in.words - word;
+    const auto mask = static_cast<__mmask8>(left < 4 ? (1u << left) - 1 : 0xf);
+    for (int run = 0; run < kTileTokens / kRowRun; ++run) {
+      __m512i lines[4];
+      InterleaveTokens(in.runs[run] + 4 * word, in.row_bytes, mask, lines);
+      for (int i = 0; i < 4; ++i, out += 128) {
+        _mm512_storeu_si512(out, _mm512_and_si512(lines[i], nibble));
+        _mm512_storeu_si512(out + 64, _mm512_and_si512(_mm512_srli_epi16(lines[i], 4), nibble));
       }
     }
   }
 }
 
-// sums[3 r + i]: the digits i of rows r with kVecs lines of codes.
-template <int kRows, int kVecs>
+// sums[3 r + i]: the digits i of rows r with kVecs lines of codes. kDepth: the digits of a row and
+// the floats between rows where they are known, so that twelve addresses are one; else 0.
+template <int kRows, int kVecs, int kDepth>
 static inline void SumDigits(const CodeSumsBlock& block, int row, const uint8_t* codes,
                              int64_t line_bytes, QuadSums (*sums)[kVecs]) {
+  const int depth = kDepth > 0 ? kDepth : block.depth;
+  const int64_t row_stride = kDepth > 0 ? kDepth : block.row_stride;
+  const float* rows = block.rows + row * block.row_stride;
   const int8_t* digits[3 * kRows];
 #pragma GCC unroll 12
   for (int r = 0; r < 3 * kRows; ++r) {
-    const RowDigits* of_row = RowDigits::At(block.rows + (row + r / 3) * block.row_stride);
-    digits[r] = of_row->Digits() + r % 3 * block.depth;
+    digits[r] = RowDigits::At(rows + r / 3 * row_stride)->Digits() + r % 3 * depth;
 #pragma GCC unroll 8
     for (int v = 0; v < kVecs; ++v) sums[r][v] = SetSums(0);
   }
 #pragma GCC unroll kQuadUnroll
-  for (int depth = 0; depth < block.depth; depth += 4, codes += line_bytes) {
+  for (int i = 0; i < depth; i += 4, codes += line_bytes) {
     Quads c[kVecs];
 #pragma GCC unroll 8
     for (int v = 0; v < kVecs; ++v) c[v] = LoadQuads(codes + v * kQuadLanes * 4);
 #pragma GCC unroll 12
     for (int r = 0; r < 3 * kRows; ++r) {
-      const QuadWord word = SpreadWord(WordAt(digits[r] + depth));
+      const QuadWord word = SpreadWord(WordAt(digits[r] + i));
 #pragma GCC unroll 8
       for (int v = 0; v < kVecs; ++v) sums[r][v] = DotQuads(sums[r][v], c[v], word);
     }
@@ -137,7 +155,7 @@ static inline void ValueSumsOf(const CodeSumsBlock& block, int row) {
   for (; row + kRows <= block.num_rows; row += kRows) {
     for (int b = 0; b < block.columns / 32; ++b) {
       QuadSums sums[3 * kRows][2];
-      SumDigits<kRows, 2>(block, row, block.codes + b * kTileTokens * 32, 128, sums);
+      SumDigits<kRows, 2, kTileTokens>(block, row, block.codes + b * kTileTokens * 32, 128, sums);
       for (int r = 0; r < kRows; ++r) {
         const RowDigits* of_row = RowDigits::At(block.rows + (row + r) * block.row_stride);
         const Vec unit = Set1(of_row->unit), rest = Set1(of_row->rest);
@@ -162,7 +180,7 @@ static inline void KeyScoresOf(const CodeSumsBlock& block, int row) {
   for (; row + kRows <= block.num_rows; row += kRows) {
     for (int column = 0; column < block.columns; column += kVecs * kQuadLanes) {
       QuadSums sums[3 * kRows][kVecs];
-      SumDigits<kRows, kVecs>(block, row, block.codes + 4 * column, 4 * kTileTokens, sums);
+      SumDigits<kRows, kVecs, 0>(block, row, block.codes + 4 * column, 4 * kTileTokens, sums);
       for (int r = 0; r < kRows; ++r) {
         const RowDigits* of_row = RowDigits::At(block.rows + (row + r) * block.row_stride);
         const Vec unit = Set1(of_row->unit), rest = Set1(of_row->rest);

@@ -149,6 +149,24 @@ static void QuantMatmul(const QuantBlock& block) {
   }
 }
 
+// Whole numbers of at most 7 bits and a sign as bytes; returns their sum.
+static inline int32_t StoreCodes(int8_t* codes, Vec x) {
+#if defined(__AVX512F__)
+  const __m512i whole = _mm512_cvtps_epi32(x);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi32_epi8(whole));
+  return _mm512_reduce_add_epi32(whole);
+#else
+  float rounded[kLanes];
+  Store(rounded, x);
+  int32_t sum = 0;
+  for (int j = 0; j < kLanes; ++j) {
+    codes[j] = static_cast<int8_t>(rounded[j]);
+    sum += codes[j];
+  }
+  return sum;
+#endif
+}
+
 static void QuantizeRow(const float* x, int64_t depth, int8_t* codes, float* scales,
                         int32_t* sums) {
   for (int64_t g = 0; g < depth / kWeightGroup; ++g, x += kWeightGroup, codes += kWeightGroup) {
@@ -161,12 +179,7 @@ static void QuantizeRow(const float* x, int64_t depth, int8_t* codes, float* sca
     const float inverse = max > 0.0f ? 127.0f / max : 0.0f;
     int32_t sum = 0;
     for (int i = 0; i < kWeightGroup; i += kLanes) {
-      float rounded[kLanes];
-      Store(rounded, Round(Mul(Load(x + i), Set1(inverse))));
-      for (int j = 0; j < kLanes; ++j) {
-        codes[i + j] = static_cast<int8_t>(rounded[j]);
-        sum += codes[i + j];
-      }
+      sum += StoreCodes(codes + i, Round(Mul(Load(x + i), Set1(inverse))));
     }
     scales[g] = max / 127.0f;
     sums[g] = sum;

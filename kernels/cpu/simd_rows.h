@@ -26,6 +26,13 @@ static void Scale(float* x, int64_t n, float factor) {
       });
 }
 
+static void Blend(float* x, float factor, const float* y, float y_factor, int64_t n) {
+  const Vec f = Set1(factor), g = Set1(y_factor);
+  for (int64_t i = 0; i < n; i += kLanes) {
+    Store(x + i, Fma(Load(x + i), f, Mul(Load(y + i), g)));
+  }
+}
+
 template <typename W>
 static inline void RmsNormOf(const float* x, const W* weight, int64_t n, float eps, float offset,
                              float* out) {

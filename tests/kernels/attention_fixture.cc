@@ -50,7 +50,7 @@ AttentionProblem::AttentionProblem(const AttentionCase& c, const Backend& backen
   int64_t offset = 48;
   key_ = MakeSide(c.key, &offset);
   for (size_t g = 0; c.packed && g < key_.ups.size(); ++g) {
-    key_.ups[g] = ByteFactor(int64_t{c.key.heads_per_group} * c.head_dim, c.key.ranks[g]);
+    key_.ups[g] = ByteFactor(c.key.heads_per_group, c.key.ranks[g]);
   }
   value_ = MakeSide(c.value, &offset);
   pool_ = HostPool(c.block_size, offset + 40, blocks_needed + 3);
@@ -93,10 +93,16 @@ AttentionProblem::Side AttentionProblem::MakeSide(const ProjectionCase& projecti
   return side;
 }
 
-std::vector<double> AttentionProblem::ByteFactor(int64_t rows, int64_t rank) {
+std::vector<double> AttentionProblem::ByteFactor(int heads, int64_t rank) {
+  const int64_t rows = int64_t{heads} * case_.head_dim;
   std::vector<double> factor(static_cast<size_t>(rows * rank));
+  std::vector<double> scales(static_cast<size_t>(rows));
   for (int64_t r = 0; r < rows; ++r) {
-    const double scale = std::ldexp(1.0, random_.Integer(-11, -8));
+    const int64_t within = r % case_.head_dim;
+    const bool second = within >= rotary_ / 2 && within < rotary_;
+    const double scale =
+        second ? scales[r - rotary_ / 2] : std::ldexp(1.0, random_.Integer(-11, -8));
+    scales[r] = scale;
     for (int64_t i = 0; i < rank; ++i) factor[r * rank + i] = random_.Integer(-127, 127) * scale;
     factor[r * rank + random_.Integer(0, static_cast<int>(rank) - 1)] = 127 * scale;
   }
@@ -199,7 +205,8 @@ LatentProjection AttentionProblem::Upload(DeviceArrays* arrays, const Projection
     ups->push_back(arrays->Put(projection.up_dtype, side.ups[g],
                                {int64_t{projection.heads_per_group} * case_.head_dim, rank}));
     if (packed == nullptr) continue;
-    Buffer buffer = arrays->backend()->PackUp(ups->back(), projection.format);
+    Buffer buffer =
+        arrays->backend()->PackUp(ups->back(), projection.format, case_.head_dim, rotary_);
     if (buffer.defined()) packed->push_back(std::move(buffer));
   }
   LatentProjection result;

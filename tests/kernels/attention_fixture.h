@@ -99,7 +99,7 @@ class AttentionProblem {
                      std::vector<double>* out) const;
   LatentProjection Upload(DeviceArrays* arrays, const ProjectionCase& projection, const Side& side,
                           std::vector<Tensor>* ups, std::vector<Buffer>* packed) const;
-  std::vector<double> ByteFactor(int64_t rows, int64_t rank);
+  std::vector<double> ByteFactor(int heads, int64_t rank);
 
   AttentionCase case_;
   Random random_;

@@ -105,14 +105,14 @@ AttentionWorker::Range AttentionWorker::Visible(int query, int64_t tile_begin) c
 void AttentionWorker::LoadQueries() {
   const int32_t first_row = args_.cu_seqlens.ptr<int32_t>()[block_->sequence] + block_->first_query;
   float* out = queries_ + static_cast<int64_t>(rows().begin) * shape_.head_dim_padded;
-  const int first_head = unit_ * shape_.unit_heads * shape_.queries_per_kv;
+  const int queries_per_kv = shape_.queries_per_kv;
+  const int first_head = unit_ * shape_.unit_heads * queries_per_kv;
   const int half = RotatesInPairs() ? shape_.rotary_dim / 2 : 0;
   const bool as_digits = ScoresCodes();
-  const int queries_per_kv = shape_.queries_per_kv;
   for (int h = kv_heads_.begin * queries_per_kv; h < kv_heads_.end * queries_per_kv; ++h) {
     const float* row_scales = nullptr;
     if (KeysInUnits()) {
-      const int head = (first_head + h) / shape_.queries_per_kv, heads = args_.key.heads_per_group;
+      const int head = (first_head + h) / queries_per_kv, heads = args_.key.heads_per_group;
       row_scales = PackedOf(head / heads).scales + int64_t{head % heads} * shape_.head_dim;
     }
     for (int i = 0; i < block_->num_queries; ++i) {

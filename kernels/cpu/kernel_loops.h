@@ -16,7 +16,7 @@
 #include "kernels/cpu/simd_code_keys.h"  // after simd_quads.h
 #include "kernels/cpu/simd_quant.h"      // likewise
 #if defined(__AVX512VNNI__)
-#include "kernels/cpu/simd_code_sums.h"  // likewise
+#include "kernels/cpu/simd_code_sums.h"  // after simd_quant.h, whose codes it stores
 #endif
 
 namespace palu::cpu::PALU_SIMD_NAMESPACE {

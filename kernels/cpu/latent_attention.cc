@@ -52,8 +52,9 @@ class AttentionPlan {
     const QueryBlock& block = this->block(i);
     int64_t whole = task - block.first_task, share = 0, shares = 1;
     if (task >= first_cut_task_) {
-      whole += (task - first_cut_task_) / shares_ - (task - first_cut_task_);
-      share = (task - first_cut_task_) % shares_;
+      const int64_t cut = task - first_cut_task_;
+      whole = first_cut_task_ - block.first_task + cut / shares_;
+      share = cut % shares_;
       shares = shares_;
     }
     const int64_t heads = shape_.unit_heads;

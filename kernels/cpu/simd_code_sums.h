@@ -13,12 +13,6 @@ inline constexpr int kCodeSumRows = 4;
 // [-64, 64].
 inline constexpr float kLargestDigits = 127 * 16384 + 8000;
 
-// Whole numbers of at most 7 bits and a sign as bytes.
-static inline void StoreBytes(int8_t* out, Vec x) {
-  const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out), bytes);
-}
-
 // The digits of n numbers of magnitudes up to max, n a multiple of kLanes, the first ones of all,
 // then the second ones, then the third ones; returns their unit.
 static inline float ToDigits(const float* x, int n, float max, int8_t* digits) {
@@ -31,9 +25,9 @@ static inline float ToDigits(const float* x, int n, float max, int8_t* digits) {
     const Vec first = Round(Mul(whole, Set1(1.0f / 16384)));
     const Vec rest = Fnma(first, Set1(16384.0f), whole);
     const Vec second = Round(Mul(rest, Set1(1.0f / 128)));
-    StoreBytes(digits, first);
-    StoreBytes(digits + n, second);
-    StoreBytes(digits + 2 * n, Fnma(second, Set1(128.0f), rest));
+    StoreCodes(digits, first);
+    StoreCodes(digits + n, second);
+    StoreCodes(digits + 2 * n, Fnma(second, Set1(128.0f), rest));
   }
   return max > kTiny ? max / kLargestDigits : 0.0f;
 }

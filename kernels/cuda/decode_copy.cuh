@@ -192,12 +192,6 @@ class StageCopier {
     }
   }
 
-  // Sixteen bytes; asks for the whole line that they lie in, whose rest the neighbours copy.
-  __device__ static void CopyOfLine16(uint32_t to, const void* from) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;\n" ::"r"(to), "l"(from)
-                 : "memory");
-  }
-
   __device__ void CopyPadded(const SideLayout& side, const Walk& walk, const SegmentView* segments,
                              int groups, const std::byte* block, Piece piece,
                              uint32_t stage) const {
@@ -209,7 +203,7 @@ class StageCopier {
       int column = walk.column;
 #pragma unroll 2
       for (int left = piece_ * side.row_chunks - lane_; left > 0; left -= kWarp) {
-        CopyOfLine16(to, from);
+        CopyOfLineAsync16(to, from);
         from += kWarp * 16;
         to += side.step_bytes;
         column += side.column_step;

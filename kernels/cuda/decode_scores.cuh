@@ -332,8 +332,9 @@ class RebuildScorer {
     for (int b = 0; b < kBlocks; ++b) {
       const uint4 u = kInRegisters ? factor_[tile] : memory_[(tile * kBlocks + b) * kWarp + lane];
       if constexpr (kHalfSums) {
-        FirstMmaHalf(x, latent[0], u.x, u.y);
-        MmaHalf(x, latent[1], u.z, u.w);
+        static_assert(kBlocks == 1);
+        FirstMmaHalf(x, latent[2 * b], u.x, u.y);
+        MmaHalf(x, latent[2 * b + 1], u.z, u.w);
       } else {
         Mma<kF16>(x, latent[2 * b], u.x, u.y, b == 0);
         Mma<kF16>(x, latent[2 * b + 1], u.z, u.w, false);

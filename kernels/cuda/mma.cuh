@@ -25,6 +25,12 @@ __device__ inline void CopyAsync16(uint32_t dst, const void* src, int valid, uin
                : "memory");
 }
 
+// Sixteen bytes; asks for the whole line of 128 that they lie in, whose rest others copy.
+__device__ inline void CopyOfLineAsync16(uint32_t dst, const void* src) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;\n" ::"r"(dst), "l"(src)
+               : "memory");
+}
+
 // For what is read once.
 __device__ inline uint64_t EvictFirst() {
   uint64_t policy;

@@ -16,7 +16,9 @@ class HttpServer {
   // Binds at once. Throws ConfigError when the address cannot be listened on. handler must outlive
   // it.
   HttpServer(const HttpConfig& config, HttpHandler* handler, const TlsConfig& tls = {});
-  ~HttpServer();  // Stop, with the connections that are left cut off
+  // Stop, with the connections that are left cut off. No other thread may be using a reply or begin
+  // to: a reply wakes its connection.
+  ~HttpServer();
 
   void Start();
   // Connections made from now on use these files. Throws ConfigError and changes nothing when they

@@ -75,6 +75,7 @@ class CountingRunner : public StepRunner {
   explicit CountingRunner(StepRunner* inner) : inner_(inner) { steps.reserve(4 * kTokens); }
   void EnterThread() override { inner_->EnterThread(); }
   StepResult Run(const StepBatch& batch) override {
+    if (steps.empty()) entered.count_down();
     submitted.wait();
     const int64_t begin = allocations;
     StepResult result = inner_->Run(batch);
@@ -83,8 +84,9 @@ class CountingRunner : public StepRunner {
   }
   PhaseTimes last_times() const override { return inner_->last_times(); }
 
-  // Nobody runs ahead of the others: lists of one length grow in one step.
-  std::latch submitted{1};
+  // The first step has the first request and waits for the others, the second has them all: which
+  // lists grow when does not depend on the machine.
+  std::latch entered{1}, submitted{1};
   std::vector<Step> steps;
 
  private:
@@ -160,6 +162,7 @@ class StepAllocations : public ::testing::TestWithParam<Setting> {
     for (const Request& request : requests) {
       handles.push_back(std::move(*engine.Submit(request)));
       handles.back().stream().SetNotifier([notified, name = std::string(40, 'x')] { ++*notified; });
+      if (handles.size() == 1) runner.entered.wait();
     }
     runner.submitted.count_down();
     // Nothing is read until the end: what the mailboxes hold is reserved by then.

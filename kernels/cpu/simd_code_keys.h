@@ -184,14 +184,18 @@ static inline void SumPairs(const CodeKeysBlock& block, const PairRows<kRotate>&
     for (int b = 0; b < kBlocks; ++b) sums[r][b] = SetSums(0);
   }
   const uint8_t* codes = block.codes + column * 4;
+  const int64_t end = int64_t{4} * block.quads;
 #pragma GCC unroll kQuadUnroll
-  for (int q = 0; q < block.quads; ++q, codes += kTileTokens * 4) {
+  for (int64_t at = 0; at < end; at += 4, codes += kTileTokens * 4) {
+#if defined(__AVX512VNNI__)
+    asm("" : "+r"(at));  // one index for all rows: GCC 12 makes a pointer and two more additions
+#endif
     Quads c[kBlocks];
 #pragma GCC unroll 8
     for (int b = 0; b < kBlocks; ++b) c[b] = LoadQuads(codes + b * kQuadLanes * 4);
 #pragma GCC unroll 8
     for (int r = 0; r < 2 * kPairs; ++r) {
-      const QuadWord word = SpreadWord(WordAt(factor[r] + 4 * q));
+      const QuadWord word = SpreadWord(WordAt(factor[r] + at));
 #if defined(__AVX512VNNI__)
       if constexpr (kBlocks == 4) {
         DotFour(sums[r], c, word);
@@ -231,7 +235,7 @@ static inline void AddScores(const CodeKeysBlock& block, int place, int column,
 }
 
 template <int kPairs, int kBlocks, bool kRotate, bool kBias>
-static inline void KeyTile(const CodeKeysBlock& block, int first, int column) {
+[[gnu::always_inline]] static inline void KeyTile(const CodeKeysBlock& block, int first, int column) {
   constexpr int kVecs = kBlocks * kQuadVecs;
   const PairRows<kRotate> rows = {first, kRotate ? block.rotary_dim / 2 : 1};
   QuadSums sums[2 * kPairs][kBlocks];
@@ -270,36 +274,39 @@ static inline void KeyTile(const CodeKeysBlock& block, int first, int column) {
   }
 }
 
-template <int kPairs, bool kRotate, bool kBias>
-static inline void KeyColumns(const CodeKeysBlock& block, int first) {
+// One function for all rows: called for every few, entering and leaving it was a tenth of its time.
+// The block is a copy, or the compiler would load its fields anew after every store.
+template <int kPairs, int kBlocks, bool kRotate, bool kBias>
+static void KeyRows(const CodeKeysBlock block, int first, int end, int column) {
+  for (; first < end; first += kRotate ? kPairs : 2 * kPairs) {
+    KeyTile<kPairs, kBlocks, kRotate, kBias>(block, first, column);
+  }
+}
+
+template <int kBlocks, bool kBias>
+static void KeyColumns(const CodeKeysBlock& block, int column) {
+  constexpr int kPairs = kKeyPairs;
+  const int half = block.cos_sin == nullptr ? 0 : block.rotary_dim / 2;
+  const int whole = half / kPairs * kPairs;
+  KeyRows<kPairs, kBlocks, true, kBias>(block, 0, whole, column);
+  if constexpr (kPairs > 1) KeyRows<1, kBlocks, true, kBias>(block, whole, half, column);
+  const int rest = 2 * half + (block.head_dim - 2 * half) / (2 * kPairs) * (2 * kPairs);
+  KeyRows<kPairs, kBlocks, false, kBias>(block, 2 * half, rest, column);
+  if constexpr (kPairs > 1) KeyRows<1, kBlocks, false, kBias>(block, rest, block.head_dim, column);
+}
+
+template <bool kBias>
+static void KeysFromCodesOf(const CodeKeysBlock& block) {
   static_assert(kTileTokens % (kKeyBlocks * kQuadLanes) == 0);
   int column = 0;
   // From two blocks on a tile of all of them is cheaper than one by one; what it does too many
   // goes to columns that are not asked for.
   const int least = kKeyBlocks > 1 ? kQuadLanes : 0;
   for (; column + least < block.columns; column += kKeyBlocks * kQuadLanes) {
-    KeyTile<kPairs, kKeyBlocks, kRotate, kBias>(block, first, column);
+    KeyColumns<kKeyBlocks, kBias>(block, column);
   }
   if constexpr (kKeyBlocks > 1) {
-    if (column < block.columns) KeyTile<kPairs, 1, kRotate, kBias>(block, first, column);
-  }
-}
-
-template <bool kBias>
-static void KeysFromCodesOf(const CodeKeysBlock& block) {
-  constexpr int kPairs = kKeyPairs;
-  const int half = block.cos_sin == nullptr ? 0 : block.rotary_dim / 2;
-  int pair = 0;
-  for (; pair + kPairs <= half; pair += kPairs) KeyColumns<kPairs, true, kBias>(block, pair);
-  if constexpr (kPairs > 1) {
-    for (; pair < half; ++pair) KeyColumns<1, true, kBias>(block, pair);
-  }
-  int row = 2 * half;
-  for (; row + 2 * kPairs <= block.head_dim; row += 2 * kPairs) {
-    KeyColumns<kPairs, false, kBias>(block, row);
-  }
-  if constexpr (kPairs > 1) {
-    for (; row < block.head_dim; row += 2) KeyColumns<1, false, kBias>(block, row);
+    if (column < block.columns) KeyColumns<1, kBias>(block, column);
   }
 }
 

@@ -235,7 +235,8 @@ static inline void AddScores(const CodeKeysBlock& block, int place, int column,
 }
 
 template <int kPairs, int kBlocks, bool kRotate, bool kBias>
-[[gnu::always_inline]] static inline void KeyTile(const CodeKeysBlock& block, int first, int column) {
+[[gnu::always_inline]] static inline void KeyTile(const CodeKeysBlock& block, int first,
+                                                  int column) {
   constexpr int kVecs = kBlocks * kQuadVecs;
   const PairRows<kRotate> rows = {first, kRotate ? block.rotary_dim / 2 : 1};
   QuadSums sums[2 * kPairs][kBlocks];

@@ -188,7 +188,7 @@ static inline void SumPairs(const CodeKeysBlock& block, const PairRows<kRotate>&
 #pragma GCC unroll kQuadUnroll
   for (int64_t at = 0; at < end; at += 4, codes += kTileTokens * 4) {
 #if defined(__AVX512VNNI__)
-    asm("" : "+r"(at));  // one index for all rows: GCC 12 makes a pointer and two more additions
+    asm("" : "+r"(at));  // else GCC 12 makes a pointer of it, and four rows take 4 ns more
 #endif
     Quads c[kBlocks];
 #pragma GCC unroll 8

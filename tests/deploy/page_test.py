@@ -63,7 +63,7 @@ class PageTest(unittest.TestCase):
         self.page.keys("#output", RIGHT + RIGHT)
         self.assertTrue(self.page.text("#token").startswith('"' + tokens[2][0] + '" had'))
 
-    def generate_and_halt(self, tokens):
+    def generate_and_halt(self):
         """Halts the server in the midst of a generation that the page shows the start of: a browser
         that is kept waiting shows tokens long after a running server has made the last one."""
         def made():
@@ -75,7 +75,7 @@ class PageTest(unittest.TestCase):
         end = time.time() + 60
         while True:
             made_before, ended_before = made(), ended()
-            self.generate("The sea", tokens)
+            self.generate("The sea", "2000")
             while ended() == ended_before:
                 self.assertLess(time.time(), end)
                 if made() >= made_before + 100:
@@ -90,7 +90,7 @@ class PageTest(unittest.TestCase):
         self.server.wait_idle()
         cancelled = self.server.metric("palu:requests_cancelled_total")
         try:
-            self.generate_and_halt("2000")
+            self.generate_and_halt()
             if how == "button":
                 self.page.click("#stop")
             else:
@@ -213,7 +213,7 @@ class PageTest(unittest.TestCase):
 
     def test_zz_reconnects_when_the_server_comes_back(self):
         port = self.server.port
-        self.generate_and_halt("2000")
+        self.generate_and_halt()
         self.server.kill()
         self.page.until("/does not answer/.test(document.querySelector('#connection').textContent)")
         self.page.until("!document.querySelector('#error').hidden")
